@@ -1,0 +1,1 @@
+"""Running the processes of jobs on one node: start, watch, limit, stop, collect."""
