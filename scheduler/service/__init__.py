@@ -1,0 +1,1 @@
+"""The use cases and the loop, on ports: no SQL, no gRPC."""

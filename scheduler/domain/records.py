@@ -1,0 +1,236 @@
+"""The rows the store keeps, as plain immutable tuples of strings, integers and bytes.
+
+They are the border between the service and the store: the service makes them, the store writes and returns them, and
+neither knows more of the other. Field names are the column names. Instants are milliseconds since 1970 UTC; 0 means "not
+yet". ``*_seq`` numbers are given by the service, rise and are never used again.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class JobRecord(NamedTuple):
+    """A job, an array (``array_size`` > 0) or a started task of an array (``array_id`` not empty).
+
+    ``state`` is a ``JobState``; ``array_next`` the first index of an array not started yet; ``eligible_ms`` the end of a
+    retry's back-off; ``sequence`` the job's newest event. ``spec`` is empty for a task: it has its array's.
+    """
+
+    job_no: int
+    job_id: str
+    institution: str
+    project: str
+    user: str
+    name: str
+    state: int
+    reason: str
+    message: str
+    priority: int
+    spec: bytes
+    submit_ms: int
+    start_ms: int
+    end_ms: int
+    eligible_ms: int
+    attempt: int
+    failures: int
+    losses: int
+    cancel_requested: int
+    region: str
+    pool: str
+    exit_code: int
+    exit_signal: int
+    results: str
+    checkpoint: str
+    array_id: str
+    array_index: int
+    array_size: int
+    array_next: int
+    array_succeeded: int
+    array_failed: int
+    array_cancelled: int
+    sequence: int
+
+
+class AttemptRecord(NamedTuple):
+    """One try at running a job, and its allocation.
+
+    ``state`` is an ``AttemptState``, ``outcome`` an ``AttemptOutcome`` or 0. ``placement`` is canonical JSON: a list, by
+    rank, of [node id, [gpu indexes]]. ``cpu_milli``, ``memory_mib``, ``gpu_milli`` are those of the whole gang. ``end_ms`` is
+    when the allocation was released. ``stop_outcome`` is the outcome asked for when a stop was ordered, else 0.
+    """
+
+    job_no: int
+    attempt: int
+    job_id: str
+    lease_epoch: int
+    launch_seq: int
+    institution: str
+    project: str
+    user: str
+    region: str
+    pool: str
+    accelerator: str
+    placement: str
+    cpu_milli: int
+    memory_mib: int
+    gpu_milli: int
+    state: int
+    grant_ms: int
+    start_ms: int
+    end_ms: int
+    outcome: int
+    exit_code: int
+    exit_signal: int
+    message: str
+    cpu_used_ms: int
+    peak_memory_mib: int
+    stop_outcome: int
+
+
+class EventRecord(NamedTuple):
+    """Something that happened to a job, in the order it was committed."""
+
+    sequence: int
+    job_no: int
+    job_id: str
+    array_id: str
+    institution: str
+    project: str
+    time_ms: int
+    kind: str
+    state: int
+    attempt: int
+    region: str
+    pool: str
+    reason: str
+    message: str
+
+
+class LedgerRecord(NamedTuple):
+    """One segment of an allocation: these amounts were held in [start_ms, end_ms). Append-only."""
+
+    sequence: int
+    institution: str
+    project: str
+    user: str
+    job_id: str
+    attempt: int
+    segment: int
+    region: str
+    pool: str
+    accelerator: str
+    start_ms: int
+    end_ms: int
+    cpu_milli: int
+    memory_mib: int
+    gpu_milli: int
+    outcome: int
+
+
+class RequestRecord(NamedTuple):
+    """A submission's idempotency key, kept in the submission's own transaction.
+
+    ``fingerprint`` is the SHA-256 of the request without its id; ``first_job_no`` and ``job_count`` name its jobs.
+    """
+
+    user: str
+    request_id: str
+    fingerprint: bytes
+    first_job_no: int
+    job_count: int
+    time_ms: int
+
+
+class InstitutionRecord(NamedTuple):
+    """A tenant. ``weight`` is its share beside the other institutions."""
+
+    institution: str
+    title: str
+    weight: int
+    home_region: str
+    create_ms: int
+
+
+class ProjectRecord(NamedTuple):
+    """A project of an institution."""
+
+    institution: str
+    project: str
+    title: str
+    weight: int
+    create_ms: int
+
+
+class UserRecord(NamedTuple):
+    """A person or program. ``institution`` is empty for the platform's own; ``role`` as in ``suanli.v1.Role``."""
+
+    user: str
+    institution: str
+    title: str
+    role: int
+    disabled: int
+    create_ms: int
+
+
+class ApiKeyRecord(NamedTuple):
+    """A credential. ``secret_hash`` is the SHA-256 of the 256-bit secret; ``region`` is set for an agent's key."""
+
+    prefix: str
+    secret_hash: bytes
+    user: str
+    institution: str
+    role: int
+    region: str
+    title: str
+    create_ms: int
+    expire_ms: int
+    revoked: int
+
+
+class EnrolmentRecord(NamedTuple):
+    """A single-use token with which one agent may enrol; ``used_ms`` is 0 until then."""
+
+    token_hash: bytes
+    region: str
+    create_ms: int
+    expire_ms: int
+    used_ms: int
+
+
+class QuotaRecord(NamedTuple):
+    """Hard limits on what is held at once; ``project`` is empty for the institution as a whole; -1 is no limit."""
+
+    institution: str
+    project: str
+    cpu_milli: int
+    memory_mib: int
+    gpu_milli: int
+    pending_jobs: int
+
+
+class RegionRecord(NamedTuple):
+    """A region. ``spool_id`` and ``acked_event_seq`` say how far its agent's spool has been accepted."""
+
+    region: str
+    spool_id: str
+    acked_event_seq: int
+    agent_version: str
+    last_seen_ms: int
+    create_ms: int
+
+
+class NodeRecord(NamedTuple):
+    """A node as its agent last reported it; ``labels`` is canonical JSON; ``up`` and ``draining`` are 0 or 1."""
+
+    region: str
+    node_id: str
+    name: str
+    pool: str
+    accelerator: str
+    cpu_milli: int
+    memory_mib: int
+    gpu_milli: int
+    labels: str
+    up: int
+    draining: int

@@ -1,0 +1,269 @@
+"""The ports: what the service needs of the world, as contracts.
+
+The live server and the simulator differ only in what stands behind them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from scheduler.domain.records import (
+    ApiKeyRecord,
+    AttemptRecord,
+    EnrolmentRecord,
+    EventRecord,
+    InstitutionRecord,
+    JobRecord,
+    LedgerRecord,
+    NodeRecord,
+    ProjectRecord,
+    QuotaRecord,
+    RegionRecord,
+    RequestRecord,
+    UserRecord,
+)
+
+
+class Clock(Protocol):
+    """Wall time. Never goes back within a process; the service carries it forward over restarts."""
+
+    def now_ms(self) -> int:
+        """Milliseconds since 1970 UTC."""
+        ...
+
+
+class IdSource(Protocol):
+    """Fresh identifiers, safe to show."""
+
+    def job_id(self, now_ms: int) -> str:
+        """A new job id: 1 to 32 of [a-z0-9], rising with time so that an index on it grows at its end."""
+        ...
+
+    def token(self, size_bytes: int) -> bytes:
+        """Random bytes for secrets."""
+        ...
+
+
+@dataclass(slots=True)
+class CommitBatch:
+    """What one transaction writes. Records replace those of the same key, except the append-only ones.
+
+    Append-only: ``events``, ``ledger``, ``requests``. Keys: jobs ``job_no``; attempts ``(job_no, attempt)``; the others
+    their leading identifying fields. ``new_jobs`` and ``new_attempts`` are known not to be there yet (plain inserts).
+    """
+
+    new_jobs: list[JobRecord] = field(default_factory=list)
+    jobs: list[JobRecord] = field(default_factory=list)
+    new_attempts: list[AttemptRecord] = field(default_factory=list)
+    attempts: list[AttemptRecord] = field(default_factory=list)
+    events: list[EventRecord] = field(default_factory=list)
+    ledger: list[LedgerRecord] = field(default_factory=list)
+    requests: list[RequestRecord] = field(default_factory=list)
+    institutions: list[InstitutionRecord] = field(default_factory=list)
+    projects: list[ProjectRecord] = field(default_factory=list)
+    users: list[UserRecord] = field(default_factory=list)
+    api_keys: list[ApiKeyRecord] = field(default_factory=list)
+    enrolments: list[EnrolmentRecord] = field(default_factory=list)
+    quotas: list[QuotaRecord] = field(default_factory=list)
+    regions: list[RegionRecord] = field(default_factory=list)
+    nodes: list[NodeRecord] = field(default_factory=list)
+    gone_nodes: list[tuple[str, str]] = field(default_factory=list)
+    """(region, node id) of nodes to delete."""
+
+    def __bool__(self) -> bool:
+        return any(getattr(self, name) for name in self.__slots__)
+
+
+class Leadership(NamedTuple):
+    """The fenced right to write. ``epoch`` rises with every change of leader."""
+
+    epoch: int
+    ttl_ms: int
+
+
+@dataclass(slots=True)
+class StoredState:
+    """All that is live, to rebuild the memory from: jobs that have not ended (and their arrays), attempts that have not
+    ended, every tenant record, every region and node, the newest request keys, the counters' last values.
+
+    ``requests_complete`` is False when older request keys exist than the ones loaded.
+    """
+
+    jobs: list[JobRecord]
+    attempts: list[AttemptRecord]
+    requests: list[RequestRecord]
+    requests_complete: bool
+    institutions: list[InstitutionRecord]
+    projects: list[ProjectRecord]
+    users: list[UserRecord]
+    api_keys: list[ApiKeyRecord]
+    enrolments: list[EnrolmentRecord]
+    quotas: list[QuotaRecord]
+    regions: list[RegionRecord]
+    nodes: list[NodeRecord]
+    last_job_no: int
+    last_event_seq: int
+    last_ledger_seq: int
+    last_launch_seq: int
+    last_commit_no: int
+    last_time_ms: int
+    """The newest instant in any event or ledger record: the clock starts no earlier."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobQuery:
+    """Which jobs to list, newest (highest ``job_no``) first; empty fields do not filter.
+
+    ``before_job_no`` is the page's cursor (0: from the newest). ``labels`` are not filtered by the store.
+    """
+
+    institution: str = ""
+    project: str = ""
+    user: str = ""
+    states: tuple[int, ...] = ()
+    name: str = ""
+    array_id: str = ""
+    region: str = ""
+    submitted_from_ms: int = 0
+    submitted_to_ms: int = 0
+    before_job_no: int = 0
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class EventQuery:
+    """Events with ``sequence > after``, oldest first, of these jobs (or tasks of these arrays), or of all."""
+
+    after: int
+    limit: int
+    job_ids: tuple[str, ...] = ()
+    institution: str = ""
+    project: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerQuery:
+    """Ledger records with ``sequence > after``, oldest first.
+
+    ``from_ms`` and ``to_ms`` bound the metered time: a record is returned when its [start_ms, end_ms) overlaps
+    [from_ms, to_ms); 0 is open.
+    """
+
+    institution: str = ""
+    project: str = ""
+    job_id: str = ""
+    from_ms: int = 0
+    to_ms: int = 0
+    after: int = 0
+    limit: int = 1000
+
+
+class UsageKey(NamedTuple):
+    """What usage is summed by; ``month`` is the UTC month of the segment, as in "2026-10"."""
+
+    institution: str
+    project: str
+    user: str
+    region: str
+    pool: str
+    accelerator: str
+    month: str
+
+
+class UsageSum(NamedTuple):
+    """Exact sums of amount × milliseconds over ledger segments."""
+
+    key: UsageKey
+    cpu_milli_ms: int
+    memory_mib_ms: int
+    gpu_milli_ms: int
+    segments: int
+    attempts: int
+
+
+class Store(Protocol):
+    """Durable state in SQL. All calls block; the live shell runs them in threads, the simulator calls them.
+
+    One writer: ``commit`` is called by one thread at a time. Reads may run at the same time from other threads and see
+    committed state only. Raises ``Unavailable`` when the database is away (nothing is known of a commit's fate then:
+    repeat it with the same ``commit_no``), ``Deposed`` when the epoch is no longer the newest.
+    """
+
+    def migrate(self) -> None:
+        """Create or upgrade the schema. Idempotent; safe when two processes start at once."""
+        ...
+
+    def acquire_leadership(self, holder: str, ttl_ms: int) -> Leadership | None:
+        """Take the lease if nobody holds a live one, by the database's own clock. Epoch = the last one + 1."""
+        ...
+
+    def renew_leadership(self, epoch: int, ttl_ms: int) -> None:
+        """Extend the lease. Raises ``Deposed`` when another epoch has begun."""
+        ...
+
+    def release_leadership(self, epoch: int) -> None:
+        """End the lease now, so that a standby need not wait. No error when already deposed."""
+        ...
+
+    def load(self) -> StoredState:
+        """Everything live. Called once, by a new leader, before its first commit."""
+        ...
+
+    def commit(self, epoch: int, commit_no: int, batch: CommitBatch) -> None:
+        """Write the batch in one durable transaction.
+
+        Fenced: nothing is written and ``Deposed`` raised unless ``epoch`` is the newest. Idempotent: ``commit_no`` is the
+        last one + 1; when it equals the last one, the batch is already durable and the call returns at once. The rows of
+        ``usage_by_month`` (the sums of ``LedgerRecord`` by ``UsageKey``) are kept in the same transaction.
+        """
+        ...
+
+    def find_request(self, user: str, request_id: str) -> RequestRecord | None:
+        """The submission made with this key, if any."""
+        ...
+
+    def get_jobs(self, job_ids: Sequence[str]) -> list[JobRecord]:
+        """These jobs, in any order; unknown ids are left out. A task's ``spec`` is its array's."""
+        ...
+
+    def jobs_by_number(self, first_job_no: int, count: int) -> list[JobRecord]:
+        """``count`` jobs from ``first_job_no`` on, by number."""
+        ...
+
+    def list_jobs(self, query: JobQuery) -> list[JobRecord]:
+        """A page of jobs. A task's ``spec`` is its array's."""
+        ...
+
+    def attempts_of(self, job_id: str, limit: int) -> list[AttemptRecord]:
+        """The newest ``limit`` attempts of a job, oldest first."""
+        ...
+
+    def events(self, query: EventQuery) -> list[EventRecord]:
+        """A page of events."""
+        ...
+
+    def ledger(self, query: LedgerQuery) -> list[LedgerRecord]:
+        """A page of the ledger."""
+        ...
+
+    def usage_sums(self, institution: str = "", project: str = "") -> list[UsageSum]:
+        """All sums by ``UsageKey``, of one tenant or of all, from the rollup."""
+        ...
+
+    def last_sequences(self) -> tuple[int, int]:
+        """The newest event's and the newest ledger record's sequence numbers."""
+        ...
+
+    def close(self) -> None:
+        """Release connections."""
+        ...
+
+
+def records_in(batch: CommitBatch) -> Iterable[tuple[str, list[NamedTuple]]]:
+    """The batch's non-empty lists of records with their names, for stores that treat them alike."""
+    for name in batch.__slots__:
+        rows = getattr(batch, name)
+        if rows and name != "gone_nodes":
+            yield name, rows
