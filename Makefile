@@ -1,5 +1,83 @@
-PYTHON := .venv/bin/python
+# Needs Python 3.11 or newer and make; everything else goes into .venv.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
 
-.PHONY: protos
-protos: ## Generate the Python stubs of protos/
-	$(PYTHON) -m tools.protos
+BIN := .venv/bin
+PYTHON_RUN := $(BIN)/python
+STAMP := .venv/.installed
+
+# Processes for the tests that may share a machine, and more arguments for every pytest run: make test ARGS="-k ledger".
+JOBS ?= 2
+ARGS ?=
+# Seeds that `make soak` runs the simulation with.
+SEEDS ?= 5000
+
+# Tests that start real Ray clusters or load the machine run one after another; all the others in parallel.
+SERIAL_TESTS := $(wildcard tests/integration tests/e2e)
+SOAK_TESTS := $(wildcard tests/soak)
+PARALLEL_IGNORES := $(addprefix --ignore=,$(SERIAL_TESTS) $(SOAK_TESTS))
+# An empty selection (pytest's status 5) is a success only when ARGS narrowed it.
+NONE_SELECTED = $(if $(strip $(ARGS)),{ status=$$?; [ $$status -eq 5 ] || exit $$status; },exit $$?)
+
+.PHONY: help install demo test check format bench soak protos protos-baseline chart clean
+
+help: ## List these commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | \
+		while IFS=$$'\t' read -r name text; do printf '  make %-16s %s\n' "$$name" "$$text"; done
+
+install: $(STAMP) ## Make .venv with everything for running, testing and developing
+
+$(STAMP): pyproject.toml tools/install.sh
+	@tools/install.sh
+
+demo: $(STAMP) ## Two institutions, two regions, real data: run the demonstration on this machine
+	$(BIN)/suanli demo
+
+test: $(STAMP) ## Run every test (JOBS=2 ARGS="-k name")
+	$(PYTHON_RUN) -m pytest -q -n $(JOBS) --dist worksteal $(PARALLEL_IGNORES) tests $(ARGS) || $(NONE_SELECTED)
+ifneq ($(SERIAL_TESTS),)
+	$(PYTHON_RUN) -m pytest -q $(SERIAL_TESTS) $(ARGS) || $(NONE_SELECTED)
+endif
+
+check: $(STAMP) ## Lint, types, import directions, contract, stubs and chart
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+	$(BIN)/buf breaking --against protos/baseline.binpb
+	$(PYTHON_RUN) -m tools.protos --check
+	$(PYTHON_RUN) -m tools.chart
+
+format: $(STAMP) ## Format Python and proto sources
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/buf format --write
+
+bench: $(STAMP) ## Run the benchmarks; each prints JSON on its last line
+	$(PYTHON_RUN) -m benchmarks.frontdoor
+	$(PYTHON_RUN) -m benchmarks.throughput
+
+soak: $(STAMP) ## Run the simulation on many seeds (SEEDS=5000) and the long tests
+	SUANLI_SIM_SEEDS=$(SEEDS) $(PYTHON_RUN) -m pytest -q --timeout=0 -n $(JOBS) tests/simulation $(ARGS)
+ifneq ($(SOAK_TESTS),)
+	$(PYTHON_RUN) -m pytest -q --timeout=0 $(SOAK_TESTS) $(ARGS)
+endif
+
+protos: $(STAMP) ## Generate the Python stubs of protos/
+	$(PYTHON_RUN) -m tools.protos
+
+# The contract that `make check` compares with. Run it when a release is made, or on purpose before the first one: the
+# change of the file then shows in review that the contract was broken.
+protos-baseline: $(STAMP) ## Take the contract as it stands for the one that must not break
+	$(BIN)/buf build --exclude-source-info --output protos/baseline.binpb
+
+chart: $(STAMP) ## Lint and render the Helm chart and check what it renders
+	$(PYTHON_RUN) -m tools.chart
+
+clean: ## Delete .venv, fetched tools, caches and build output
+	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info demo-results
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
