@@ -64,14 +64,14 @@ class TenantView:
 
 
 class PendingJob(NamedTuple):
-    """One place in the queue: a job, a task to be tried again, or an array with ``count`` tasks to start.
+    """One place in the queue: a job, a task to be tried again, or an array with ``tasks`` tasks to start.
 
-    ``count`` is bounded by the array's own limit of parallel tasks.
+    ``tasks`` is bounded by the array's own limit of parallel tasks.
     """
 
     submit_ms: int
     job_no: int
-    count: int
+    tasks: int
 
 
 class GroupKey(NamedTuple):

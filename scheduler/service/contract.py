@@ -1,0 +1,257 @@
+"""The use cases, as the API layer calls them: the contract of ``scheduler.service.control_plane.ControlPlane``.
+
+The API layer authenticates, translates and authorises; whatever depends on the state is decided behind this contract. Every
+call that changes something returns after the change is durable; every call that reads sees at least everything acknowledged
+before it. All raise the errors of ``scheduler.domain.errors``; ``Unavailable`` when this process is not the leader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from scheduler.domain.agent import AgentCommand, AgentMessage
+from scheduler.domain.records import (
+    ApiKeyRecord,
+    AttemptRecord,
+    EventRecord,
+    InstitutionRecord,
+    JobRecord,
+    LedgerRecord,
+    ProjectRecord,
+    QuotaRecord,
+    RegionRecord,
+    UserRecord,
+)
+from scheduler.domain.resources import Resources
+from scheduler.domain.spec import JobSpec
+from scheduler.planning.types import Explanation, NodeView, PoolKey
+from scheduler.service.ports import EventQuery, JobQuery, LedgerQuery, UsageSum
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """Jobs to accept together. ``fingerprint`` is the SHA-256 of the request without its id.
+
+    The specs are valid in themselves, algorithms resolved and working folders present; what depends on the state (the tenant
+    exists, a dependency exists and closes no cycle, some pool could hold it, quotas) is checked by ``submit``. ``fields`` gives
+    the request's path of each spec for errors ("jobs[3]").
+    """
+
+    user: str
+    specs: Sequence[JobSpec]
+    request_id: str = ""
+    fingerprint: bytes = b""
+    validate_only: bool = False
+
+
+class Submitted(NamedTuple):
+    """The jobs' ids in the order of the request; ``duplicate`` when an earlier call had submitted them."""
+
+    job_ids: list[str]
+    duplicate: bool
+
+
+class JobExplanation(NamedTuple):
+    """A job's state with why it waits; ``waiting_for`` are the ids of jobs it depends on that have not ended."""
+
+    job: JobRecord
+    explanation: Explanation
+    waiting_for: tuple[str, ...]
+
+
+class RegionStatus(NamedTuple):
+    """A region and what goes on in it."""
+
+    record: RegionRecord
+    online: bool
+    nodes: int
+    capacity: Resources
+    allocated: Resources
+    active_attempts: int
+
+
+class PoolStatus(NamedTuple):
+    """A pool and what is held in it."""
+
+    key: PoolKey
+    accelerator: str
+    nodes: int
+    nodes_draining: int
+    capacity: Resources
+    allocated: Resources
+
+
+class QuotaStatus(NamedTuple):
+    """A quota and what is held under it now."""
+
+    record: QuotaRecord
+    in_use: Resources
+
+
+class NodeStatus(NamedTuple):
+    """A node and how many attempts hold part of it."""
+
+    view: NodeView
+    active_attempts: int
+
+
+class Usage(NamedTuple):
+    """Exact sums; ``running`` holds open allocations up to ``as_of_ms`` as if they ended then (empty unless asked)."""
+
+    sums: list[UsageSum]
+    running: list[LedgerRecord]
+    as_of_ms: int
+    ledger_sequence: int
+
+
+class Gauges(NamedTuple):
+    """What /metrics shows of the present: counts by (institution, state), statuses, and loop figures."""
+
+    jobs: dict[tuple[str, int], int]
+    regions: list[RegionStatus]
+    pools: list[PoolStatus]
+    quotas: list[QuotaStatus]
+    leader_epoch: int
+    ledger_sequence: int
+    event_sequence: int
+
+
+class AgentSession(Protocol):
+    """One connected agent, seen from the service. Made by ``open_agent_session``; the newest of a region wins."""
+
+    async def receive(self, message: AgentMessage) -> None:
+        """Handle one message of the agent. Returns when it is taken in, not when it is durable."""
+        ...
+
+    def commands(self) -> AsyncIterator[AgentCommand]:
+        """What to send, in order, as it becomes durable. Ends when the session is superseded or the leader steps down."""
+        ...
+
+    async def close(self) -> None:
+        """The stream has ended."""
+        ...
+
+
+class Service(Protocol):
+    """Everything the API layer may ask for."""
+
+    async def submit(self, submission: Submission) -> Submitted:
+        """Accept jobs, all or none. ``AlreadyExists`` (REQUEST_ID_REUSED) for a request_id with another fingerprint."""
+        ...
+
+    async def cancel(self, job_ids: Sequence[str], user: str, reason: str) -> tuple[list[str], list[str]]:
+        """Ask for cancellation; (cancelling, already ended). ``NotFound`` when any id is unknown, and then none is cancelled."""
+        ...
+
+    async def get_jobs(self, job_ids: Sequence[str]) -> list[JobRecord]:
+        """In the order asked; ``NotFound`` names the first unknown id."""
+        ...
+
+    async def attempts_of(self, job_id: str) -> list[AttemptRecord]:
+        """The newest 100 attempts, oldest first."""
+        ...
+
+    async def list_jobs(self, query: JobQuery) -> list[JobRecord]:
+        """A page, newest first."""
+        ...
+
+    async def explain(self, job_id: str) -> JobExplanation:
+        """Why it waits."""
+        ...
+
+    def watch(self, query: EventQuery) -> AsyncIterator[tuple[list[EventRecord], int]]:
+        """Pages of committed events after ``query.after`` (-1: from now on) without end, each with the sequence number up to
+        which the stream is then complete; an empty page at least every 15 s. ``FailedPrecondition`` (SEQUENCE_TOO_OLD) when
+        events after ``query.after`` have been pruned."""
+        ...
+
+    async def usage(self, institution: str, project: str, include_running: bool) -> Usage:
+        """Sums by every key."""
+        ...
+
+    async def ledger(self, query: LedgerQuery) -> list[LedgerRecord]:
+        """A page of the ledger."""
+        ...
+
+    async def put_institution(self, record: InstitutionRecord, actor: str) -> InstitutionRecord:
+        """Create or change (``create_ms`` is kept). A new institution gets a project "default"."""
+        ...
+
+    async def list_institutions(self) -> list[InstitutionRecord]:
+        """All, by id."""
+        ...
+
+    async def put_project(self, record: ProjectRecord, actor: str) -> ProjectRecord:
+        """Create or change; ``NotFound`` without its institution."""
+        ...
+
+    async def list_projects(self, institution: str) -> list[ProjectRecord]:
+        """Of one institution or (empty) of all, by id."""
+        ...
+
+    async def put_user(self, record: UserRecord, actor: str) -> UserRecord:
+        """Create or change. A user's institution never changes (``FailedPrecondition``)."""
+        ...
+
+    async def list_users(self, institution: str) -> list[UserRecord]:
+        """Of one institution or (empty) of all, by id."""
+        ...
+
+    async def create_api_key(self, user: str, title: str, expire_ms: int, actor: str) -> tuple[ApiKeyRecord, str]:
+        """A new key for an existing user, with its secret in the form "suanli_<prefix>_<secret>"."""
+        ...
+
+    async def list_api_keys(self, institution: str, user: str) -> list[ApiKeyRecord]:
+        """By prefix; empty fields do not filter."""
+        ...
+
+    async def revoke_api_key(self, prefix: str, actor: str) -> ApiKeyRecord:
+        """Idempotent; ``NotFound`` for an unknown prefix."""
+        ...
+
+    def authenticate(self, key: str) -> ApiKeyRecord:
+        """The record of a full key "suanli_<prefix>_<secret>" that is live now; raises ``Unauthenticated``. From memory, so it
+        costs microseconds. The user's present role and institution are in the record."""
+        ...
+
+    async def set_quota(self, record: QuotaRecord, actor: str) -> QuotaRecord:
+        """Replace the quota; running jobs are not touched."""
+        ...
+
+    async def list_quotas(self, institution: str) -> list[QuotaStatus]:
+        """Of one institution or (empty) of all."""
+        ...
+
+    async def create_enrolment_token(self, region: str, ttl_ms: int, actor: str) -> tuple[str, int]:
+        """A token and when it expires; creates the region."""
+        ...
+
+    async def enrol_agent(self, token: str, region: str, agent_name: str) -> str:
+        """The agent's key. ``Unauthenticated`` for an unknown, used or expired token or another region's."""
+        ...
+
+    async def list_regions(self) -> list[RegionStatus]:
+        """By id."""
+        ...
+
+    async def list_pools(self, region: str) -> list[PoolStatus]:
+        """By region and id; an empty region is all."""
+        ...
+
+    async def list_nodes(self, region: str, pool: str) -> list[NodeStatus]:
+        """By region, pool and name; empty fields do not filter."""
+        ...
+
+    async def drain_node(self, region: str, node: str, draining: bool, evict: bool, actor: str) -> NodeStatus:
+        """By id or name; ``NotFound``."""
+        ...
+
+    def open_agent_session(self, region: str) -> AgentSession:
+        """For an authenticated agent of this region. Its first message must be Hello."""
+        ...
+
+    def gauges(self) -> Gauges:
+        """The present, from memory, at once."""
+        ...
