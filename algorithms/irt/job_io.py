@@ -172,7 +172,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object
     temporary.replace(path)
 
 
-def plot_style() -> dict[str, Any]:
+def plot_style() -> Any:
     """Matplotlib settings the catalogue's figures share; use with `matplotlib.rc_context`."""
     return {
         "figure.dpi": 144,
@@ -228,7 +228,7 @@ def _read_rows(name: str, reader: Iterable[list[str]]) -> Table:
         raise InputError(f"{name} has {len(header)} columns; the most is {MAX_TABLE_COLUMNS}.")
     if len(set(header)) != len(header) or "" in header:
         raise InputError(f"{name}: every column needs a name of its own.")
-    rows = []
+    rows: list[list[str]] = []
     for line, row in enumerate(lines, start=2):
         if not row:
             continue

@@ -70,7 +70,7 @@ def patterns_of(right: Floats, given: Floats, frequency: Floats) -> tuple[Patter
     unique, inverse = np.unique(both, axis=0, return_inverse=True)
     inverse = inverse.reshape(-1)
     items = right.shape[1]
-    weight = np.bincount(inverse, weights=frequency, minlength=len(unique))
+    weight = np.bincount(inverse, weights=frequency, minlength=len(unique)).astype(float)
     return Patterns(unique[:, :items].astype(float), unique[:, items:].astype(float), weight), inverse
 
 
