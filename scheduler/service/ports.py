@@ -24,6 +24,7 @@ from scheduler.domain.records import (
     RequestRecord,
     UserRecord,
 )
+from scheduler.domain.spec import Dependency, JobSpec
 
 
 class Clock(Protocol):
@@ -181,6 +182,18 @@ class UsageSum(NamedTuple):
     gpu_milli_ms: int
     segments: int
     attempts: int
+
+
+class SpecCodec(Protocol):
+    """Specs to and from the form the store keeps."""
+
+    def decode(self, encoded: bytes) -> JobSpec:
+        """The spec of ``JobSpec.encoded``; equal bytes give the same object."""
+        ...
+
+    def with_dependencies(self, spec: JobSpec, dependencies: tuple[Dependency, ...]) -> JobSpec:
+        """The spec with these dependencies instead of its own, encoded anew."""
+        ...
 
 
 class Store(Protocol):

@@ -1,0 +1,194 @@
+"""The administrative use cases of the live server; ``ControlPlane`` inherits them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from scheduler.domain.records import (
+    ApiKeyRecord,
+    InstitutionRecord,
+    ProjectRecord,
+    QuotaRecord,
+    UserRecord,
+)
+from scheduler.domain.resources import ZERO, Resources
+from scheduler.planning.types import NodeView, PoolKey
+from scheduler.service import tenants
+from scheduler.service.contract import Gauges, NodeStatus, PoolStatus, QuotaStatus, RegionStatus
+from scheduler.service.engine import Engine
+from scheduler.service.model import Node, Region
+
+T = TypeVar("T")
+
+
+class Administration:
+    """Tenants, keys, quotas, regions and nodes. Reads answer from memory, after everything so far is durable."""
+
+    engine: Engine
+
+    async def _change(self, work: Callable[[], T]) -> T:
+        """Do a step in memory and wait until it is durable."""
+        raise NotImplementedError
+
+    async def put_institution(self, record: InstitutionRecord, actor: str) -> InstitutionRecord:
+        """See ``Service``."""
+        return await self._change(lambda: tenants.put_institution(self.engine.state, record))
+
+    async def list_institutions(self) -> list[InstitutionRecord]:
+        """See ``Service``."""
+        found = self.engine.state.institutions
+        return await self._change(lambda: [found[key] for key in sorted(found)])
+
+    async def put_project(self, record: ProjectRecord, actor: str) -> ProjectRecord:
+        """See ``Service``."""
+        return await self._change(lambda: tenants.put_project(self.engine.state, record))
+
+    async def list_projects(self, institution: str) -> list[ProjectRecord]:
+        """See ``Service``."""
+        found = self.engine.state.projects
+        return await self._change(
+            lambda: [found[key] for key in sorted(found) if not institution or key[0] == institution]
+        )
+
+    async def put_user(self, record: UserRecord, actor: str) -> UserRecord:
+        """See ``Service``."""
+        return await self._change(lambda: tenants.put_user(self.engine.state, record))
+
+    async def list_users(self, institution: str) -> list[UserRecord]:
+        """See ``Service``."""
+        found = self.engine.state.users
+        return await self._change(
+            lambda: [found[u] for u in sorted(found) if not institution or found[u].institution == institution]
+        )
+
+    async def create_api_key(self, user: str, title: str, expire_ms: int, actor: str) -> tuple[ApiKeyRecord, str]:
+        """See ``Service``."""
+        return await self._change(lambda: tenants.create_api_key(self.engine.state, user, title, expire_ms))
+
+    async def list_api_keys(self, institution: str, user: str) -> list[ApiKeyRecord]:
+        """See ``Service``."""
+        keys = sorted(self.engine.state.api_keys.values())
+        return await self._change(
+            lambda: [
+                k for k in keys if (not institution or k.institution == institution) and (not user or k.user == user)
+            ]
+        )
+
+    async def revoke_api_key(self, prefix: str, actor: str) -> ApiKeyRecord:
+        """See ``Service``."""
+        return await self._change(lambda: tenants.revoke_api_key(self.engine.state, prefix))
+
+    def authenticate(self, key: str) -> ApiKeyRecord:
+        """See ``Service``."""
+        return tenants.authenticate(self.engine.state, key)
+
+    async def set_quota(self, record: QuotaRecord, actor: str) -> QuotaRecord:
+        """See ``Service``."""
+        return await self._change(lambda: tenants.set_quota(self.engine.state, record))
+
+    async def list_quotas(self, institution: str) -> list[QuotaStatus]:
+        """See ``Service``."""
+        return await self._change(lambda: self._quotas(institution))
+
+    async def create_enrolment_token(self, region: str, ttl_ms: int, actor: str) -> tuple[str, int]:
+        """See ``Service``."""
+        return await self._change(lambda: tenants.create_enrolment_token(self.engine.state, region, ttl_ms))
+
+    async def enrol_agent(self, token: str, region: str, agent_name: str) -> str:
+        """See ``Service``."""
+        return await self._change(lambda: tenants.enrol_agent(self.engine.state, token, region, agent_name))
+
+    async def list_regions(self) -> list[RegionStatus]:
+        """See ``Service``."""
+        return await self._change(self._regions)
+
+    async def list_pools(self, region: str) -> list[PoolStatus]:
+        """See ``Service``."""
+        return await self._change(lambda: [p for p in self._pools() if not region or p.key.region == region])
+
+    async def list_nodes(self, region: str, pool: str) -> list[NodeStatus]:
+        """See ``Service``."""
+        return await self._change(lambda: self._nodes(region, pool))
+
+    async def drain_node(self, region: str, node: str, draining: bool, evict: bool, actor: str) -> NodeStatus:
+        """See ``Service``."""
+
+        def drain() -> NodeStatus:
+            found = tenants.find_node(self.engine.state, region, node)
+            tenants.drain_node(self.engine.state, found, draining, evict, actor)
+            return self._node(found)
+
+        return await self._change(drain)
+
+    def gauges(self) -> Gauges:
+        """See ``Service``."""
+        state = self.engine.state
+        return Gauges(
+            jobs={key: count for key, count in state.job_counts.items() if count},
+            regions=self._regions(),
+            pools=self._pools(),
+            quotas=self._quotas(""),
+            leader_epoch=state.epoch,
+            ledger_sequence=state.counters.ledger_seq,
+            event_sequence=state.counters.event_seq,
+        )
+
+    def _quotas(self, institution: str) -> list[QuotaStatus]:
+        state = self.engine.state
+        return [
+            QuotaStatus(state.quotas[key], state.tenants[key].in_use)
+            for key in sorted(state.quotas)
+            if not institution or key[0] == institution
+        ]
+
+    def _regions(self) -> list[RegionStatus]:
+        by_region: dict[str, list[NodeView]] = {}
+        for (region, _), node in self.engine.state.nodes.items():
+            by_region.setdefault(region, []).append(node.view)
+        regions = self.engine.state.regions
+        return [_region(regions[key], by_region.get(key, [])) for key in sorted(regions)]
+
+    def _pools(self) -> list[PoolStatus]:
+        pools = self.engine.state.pools
+        return [_pool(key, list(pools[key].values())) for key in sorted(pools)]
+
+    def _nodes(self, region: str, pool: str) -> list[NodeStatus]:
+        nodes = [
+            node
+            for node in self.engine.state.nodes.values()
+            if (not region or node.view.region == region) and (not pool or node.view.pool == pool)
+        ]
+        nodes.sort(key=lambda node: (node.view.region, node.view.pool, node.view.name, node.view.node_id))
+        return [self._node(node) for node in nodes]
+
+    def _node(self, node: Node) -> NodeStatus:
+        region = self.engine.state.regions[node.view.region]
+        view = node.view
+        return NodeStatus(view if region.online else _unreachable(view), len(node.attempts))
+
+
+def _unreachable(view: NodeView) -> NodeView:
+    """A node of a region nobody hears from is not shown as up."""
+    return replace(view, up=False)
+
+
+def _amounts(nodes: list[NodeView]) -> tuple[Resources, Resources]:
+    """The capacity of these nodes and what is held on them."""
+    capacity = free = ZERO
+    for view in nodes:
+        capacity, free = capacity.plus(view.capacity), free.plus(view.free)
+    return capacity, capacity.minus(free)
+
+
+def _region(region: Region, nodes: list[NodeView]) -> RegionStatus:
+    capacity, allocated = _amounts(nodes)
+    return RegionStatus(region.record(), region.online, len(nodes), capacity, allocated, len(region.attempts))
+
+
+def _pool(key: PoolKey, nodes: list[NodeView]) -> PoolStatus:
+    capacity, allocated = _amounts(nodes)
+    draining = sum(view.draining for view in nodes)
+    accelerator = next((view.accelerator for view in nodes if view.accelerator), "")
+    return PoolStatus(key, accelerator, len(nodes), draining, capacity, allocated)

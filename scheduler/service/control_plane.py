@@ -1,0 +1,318 @@
+"""The live server's core: the engine behind asyncio, with its store, sessions and watchers. Implements ``contract.Service``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from scheduler.domain.errors import NotFound, Unavailable
+from scheduler.domain.records import (
+    AttemptRecord,
+    EventRecord,
+    JobRecord,
+    LedgerRecord,
+    RequestRecord,
+)
+from scheduler.domain.states import TERMINAL, JobState
+from scheduler.planning.types import Explanation, Policy
+from scheduler.service.administration import Administration
+from scheduler.service.committing import Committer
+from scheduler.service.contract import JobExplanation, Submission, Submitted, Usage
+from scheduler.service.engine import Engine
+from scheduler.service.observe import Observer
+from scheduler.service.ports import (
+    Clock,
+    EventQuery,
+    IdSource,
+    JobQuery,
+    Leadership,
+    LedgerQuery,
+    SpecCodec,
+    Store,
+    UsageSum,
+)
+from scheduler.service.sessions import LiveSession, Sessions
+from scheduler.service.state import Settings, Turn
+from scheduler.service.submitting import check_same_request
+from scheduler.service.using import accrued, without_late
+from scheduler.service.watching import EventHub
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+TICK_S = 1.0
+LEADER_TTL_MS = 15_000
+MAX_ATTEMPTS_SHOWN = 100
+
+
+class ControlPlane(Administration):
+    """One process of the control plane: a standby until ``start`` returns, then the leader until it fails or stops."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        ids: IdSource,
+        codec: SpecCodec,
+        policy: Policy,
+        settings: Settings,
+        observer: Observer | None = None,
+    ) -> None:
+        self.engine = Engine(clock, ids, codec, policy, settings, observer)
+        self._store = store
+        self._holder = f"{socket.gethostname()}:{os.getpid()}"
+        self._readers = ThreadPoolExecutor(4, thread_name_prefix="suanli-reader")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="suanli-writer")
+        self._tasks: list[asyncio.Task[None]] = []
+        self._leader = False
+        self.failure: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        """Set when this process can no longer lead; it must end then, and start anew."""
+
+    # --- life -------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this process serves."""
+        return self._leader
+
+    async def start(self) -> None:
+        """Wait for the leadership, rebuild the memory, and begin."""
+        await self._read(self._store.migrate)
+        while (leadership := await self._read(self._acquire)) is None:
+            await asyncio.sleep(LEADER_TTL_MS / 3000)  # noqa: ASYNC110 - another process's end cannot be awaited
+        self._tasks.append(asyncio.create_task(self._renew(leadership.epoch)))
+        stored = await self._read(self._store.load)
+        self.engine.rebuild(stored, leadership.epoch)
+        self._hub = EventHub(self._read_events, stored.last_event_seq)
+        self._committer = Committer(
+            self.engine, self._store, self._writer, stored.last_commit_no, self._deliver, self._fail
+        )
+        self._sessions = Sessions(self.engine, self._committer.changed)
+        self._tasks += [asyncio.create_task(self._committer.run()), asyncio.create_task(self._tick())]
+        self._leader = True
+        self._committer.changed()
+        jobs = self.engine.state.live_jobs
+        log.info("leading with epoch %d: %d unfinished jobs", leadership.epoch, jobs)
+
+    async def stop(self) -> None:
+        """Step down: end the streams, write what is journalled, give the leadership back."""
+        was_leader, self._leader = self._leader, False
+        if was_leader:
+            self._sessions.end_all()
+            self._hub.close()
+            await self._committer.durable()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if was_leader and not self.failure.done():
+            await self._between_commits(lambda: self._store.release_leadership(self.engine.state.epoch))
+        self._writer.shutdown(wait=True)
+        self._readers.shutdown(wait=True)
+
+    def _acquire(self) -> Leadership | None:
+        return self._store.acquire_leadership(self._holder, LEADER_TTL_MS)
+
+    def _fail(self, error: BaseException) -> None:
+        self._leader = False
+        self._sessions.end_all()
+        self._hub.close()
+        if not self.failure.done():
+            self.failure.set_result(error)
+
+    async def _tick(self) -> None:
+        while True:
+            due_ms = self.engine.next_timer_ms
+            wait_s = TICK_S if due_ms is None else min(TICK_S, max(0.01, (due_ms - self.engine.state.now()) / 1000))
+            await asyncio.sleep(wait_s)
+            self.engine.tick()
+            self._committer.changed()
+
+    async def _renew(self, epoch: int) -> None:
+        while True:
+            await asyncio.sleep(LEADER_TTL_MS / 3000)
+            try:
+                await self._between_commits(lambda: self._store.renew_leadership(epoch, LEADER_TTL_MS))
+            except Unavailable as error:
+                if type(error) is not Unavailable:
+                    self._fail(error)
+                    return
+                # The lease may run out meanwhile; if another process leads by then, the next commit is refused.
+                log.warning("the leadership could not be renewed: %s", error)
+
+    def _deliver(self, turn: Turn) -> None:
+        self._sessions.deliver(turn)
+        self._hub.publish(turn.batch.events)
+
+    # --- helpers ----------------------------------------------------------------------------------------------------
+
+    async def _read(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+
+    async def _read_events(self, query: EventQuery) -> list[EventRecord]:
+        return await self._read(lambda: self._store.events(query))
+
+    def _require_leader(self) -> None:
+        if not self._leader:
+            raise Unavailable("This process is not the leader; try again in a moment.", reason="NOT_LEADER")
+
+    async def _between_commits(self, work: Callable[[], T]) -> T:
+        """Run ``work`` in the writer thread, where no commit runs at the same time."""
+        return await asyncio.get_running_loop().run_in_executor(self._writer, work)
+
+    async def _settled(self, work: Callable[[], T]) -> T:
+        """Read from the store what is there once everything so far is durable."""
+        self._require_leader()
+        await self._committer.durable()
+        return await self._read(work)
+
+    async def _change(self, work: Callable[[], T]) -> T:
+        """Do a step in memory and wait until it is durable."""
+        self._require_leader()
+        result = work()
+        await self._committer.durable()
+        return result
+
+    # --- jobs -------------------------------------------------------------------------------------------------------
+
+    async def submit(self, submission: Submission) -> Submitted:
+        """See ``Service.submit``."""
+        self._require_leader()
+        engine = self.engine
+        known = {d.job_id for spec in submission.specs for d in spec.dependencies if d.batch_index < 0}
+        ended = {}
+        if unknown := [job_id for job_id in known if job_id not in engine.state.jobs]:
+            records = await self._settled(lambda: self._store.get_jobs(unknown))
+            ended = {record.job_id: record for record in records}
+        earlier = engine.find_request(submission)
+        if earlier is None and submission.request_id and not engine.state.requests_complete:
+            user, request_id = submission.user, submission.request_id
+            earlier = await self._read(lambda: self._store.find_request(user, request_id))
+            if earlier is not None:
+                check_same_request(earlier, submission)
+            else:
+                earlier = engine.find_request(submission)
+        if earlier is not None:
+            return Submitted(await self._ids_of(earlier), True)
+        job_ids = engine.submit(submission, ended)
+        if not submission.validate_only:
+            await self._committer.durable()
+        return Submitted(job_ids, False)
+
+    async def _ids_of(self, request: RequestRecord) -> list[str]:
+        records = await self._settled(lambda: self._store.jobs_by_number(request.first_job_no, request.job_count))
+        return [record.job_id for record in records]
+
+    async def cancel(self, job_ids: Sequence[str], user: str, reason: str) -> tuple[list[str], list[str]]:
+        """See ``Service.cancel``."""
+        records = {record.job_id: record for record in await self.get_jobs(job_ids)}
+        live = [job_id for job_id in job_ids if records[job_id].state not in TERMINAL]
+        unstarted = [job_id for job_id in live if "." in job_id and job_id not in self.engine.state.jobs]
+        for job_id in unstarted:
+            array_id = job_id.rpartition(".")[0]
+            if array_id in self.engine.state.jobs:
+                raise NotFound(
+                    f"Task {job_id} has not been started yet and cannot be cancelled alone; cancel the array {array_id}.",
+                    reason="TASK_NOT_STARTED",
+                    field="job_ids",
+                )
+        cancelling = self.engine.cancel(live, user, reason)
+        await self._committer.durable()
+        ended = set(job_ids) - set(cancelling)
+        return cancelling, [job_id for job_id in job_ids if job_id in ended]
+
+    async def get_jobs(self, job_ids: Sequence[str]) -> list[JobRecord]:
+        """See ``Service.get_jobs``. A task that was not started yet is shown as its array stands."""
+        records = {r.job_id: r for r in await self._settled(lambda: self._store.get_jobs(job_ids))}
+        missing = [job_id for job_id in job_ids if job_id not in records]
+        if missing:
+            arrays = {job_id.rpartition(".")[0] for job_id in missing} - {""}
+            found = {r.job_id: r for r in await self._read(lambda: self._store.get_jobs(sorted(arrays)))}
+            for job_id in missing:
+                records[job_id] = _unstarted_task(job_id, found.get(job_id.rpartition(".")[0]))
+        return [records[job_id] for job_id in job_ids]
+
+    async def attempts_of(self, job_id: str) -> list[AttemptRecord]:
+        """See ``Service.attempts_of``."""
+        return await self._settled(lambda: self._store.attempts_of(job_id, MAX_ATTEMPTS_SHOWN))
+
+    async def list_jobs(self, query: JobQuery) -> list[JobRecord]:
+        """See ``Service.list_jobs``."""
+        return await self._settled(lambda: self._store.list_jobs(query))
+
+    async def explain(self, job_id: str) -> JobExplanation:
+        """See ``Service.explain``."""
+        self._require_leader()
+        explained = self.engine.explain(job_id)
+        if explained is not None:
+            await self._committer.durable()
+            return explained
+        record = (await self.get_jobs([job_id]))[0]
+        if record.array_id and record.state not in TERMINAL:
+            of_array = await self.explain(record.array_id)
+            return JobExplanation(record, of_array.explanation, of_array.waiting_for)
+        text = f"It is not waiting: it ended {JobState(record.state).name}."
+        return JobExplanation(record, Explanation("NONE", text), ())
+
+    async def watch(self, query: EventQuery) -> AsyncIterator[tuple[list[EventRecord], int]]:
+        """See ``Service.watch``."""
+        self._require_leader()
+        async for page in self._hub.watch(query):
+            yield page
+
+    # --- usage ------------------------------------------------------------------------------------------------------
+
+    async def usage(self, institution: str, project: str, include_running: bool) -> Usage:
+        """See ``Service.usage``: closed and running allocations as of one instant."""
+        self._require_leader()
+        state = self.engine.state
+        as_of_ms, sequence = state.now(), state.counters.ledger_seq
+        running = accrued(state, institution, project, as_of_ms) if include_running else []
+        await self._committer.durable()
+
+        def read() -> list[UsageSum]:
+            sums = self._store.usage_sums(institution, project)
+            late: list[LedgerRecord] = []
+            while page := self._store.ledger(
+                LedgerQuery(institution, project, after=late[-1].sequence if late else sequence)
+            ):
+                late += page
+            return without_late(sums, late)
+
+        sums = await self._between_commits(read)
+        return Usage(sums, running, as_of_ms if include_running else 0, sequence)
+
+    async def ledger(self, query: LedgerQuery) -> list[LedgerRecord]:
+        """See ``Service.ledger``."""
+        return await self._settled(lambda: self._store.ledger(query))
+
+    # --- agents -----------------------------------------------------------------------------------------------------
+
+    def open_agent_session(self, region: str) -> LiveSession:
+        """See ``Service.open_agent_session``."""
+        self._require_leader()
+        return self._sessions.open(region)
+
+
+def _unstarted_task(job_id: str, array: JobRecord | None) -> JobRecord:
+    index = job_id.rpartition(".")[2]
+    if array is None or not index.isascii() or not index.isdigit() or str(int(index)) != index:
+        raise NotFound(f'There is no job "{job_id}".', reason="JOB_NOT_FOUND", field="job_id")
+    if int(index) >= array.array_size:
+        raise NotFound(
+            f"Array {array.job_id} has tasks 0 to {array.array_size - 1}.", reason="JOB_NOT_FOUND", field="job_id"
+        )
+    ended = array.state in TERMINAL or int(index) < array.array_next
+    state = JobState.CANCELLED if ended else JobState.HELD if array.state == JobState.HELD else JobState.QUEUED
+    return array._replace(
+        job_id=job_id,
+        state=int(state),
+        start_ms=0,
+        end_ms=array.end_ms if ended else 0,
+        array_id=array.job_id,
+        array_index=int(index),
+        array_size=0,
+    )

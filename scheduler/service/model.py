@@ -1,0 +1,392 @@
+"""The live objects in memory: jobs, attempts, nodes, regions and tenants, with their way to and from the store's records."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+
+from scheduler.domain.agent import AttemptRef, NodeReport, ReplicaPlacement
+from scheduler.domain.records import (
+    AttemptRecord,
+    JobRecord,
+    NodeRecord,
+    RegionRecord,
+)
+from scheduler.domain.resources import GPU_UNIT, ZERO, Resources
+from scheduler.domain.spec import JobSpec, Shape
+from scheduler.domain.states import AttemptOutcome, AttemptState, JobState
+from scheduler.planning.types import UNLIMITED, GroupKey, NodeView, PoolKey, TenantView
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A job, array or task that has not ended. Fields as in ``JobRecord``; a task shares its array's spec.
+
+    ``live_tasks`` (by number, the tasks that were started and have not ended) is kept for arrays, ``waits_for`` (ids) for
+    held jobs, ``live`` (the attempt) for active ones; they are derived, not stored.
+    """
+
+    job_no: int
+    job_id: str
+    spec: JobSpec
+    user: str
+    state: JobState
+    submit_ms: int
+    reason: str = ""
+    message: str = ""
+    start_ms: int = 0
+    end_ms: int = 0
+    eligible_ms: int = 0
+    attempt: int = 0
+    failures: int = 0
+    losses: int = 0
+    cancel_requested: bool = False
+    region: str = ""
+    pool: str = ""
+    exit_code: int = 0
+    exit_signal: int = 0
+    results: str = ""
+    checkpoint: str = ""
+    array_id: str = ""
+    array_index: int = 0
+    array_size: int = 0
+    array_next: int = 0
+    array_succeeded: int = 0
+    array_failed: int = 0
+    array_cancelled: int = 0
+    sequence: int = 0
+    array: Job | None = None
+    live: Attempt | None = None
+    live_tasks: dict[int, Job] | None = None
+    waits_for: set[str] | None = None
+
+    @property
+    def group(self) -> GroupKey:
+        """The line of the queue it stands in."""
+        spec = self.spec
+        return GroupKey(spec.institution, spec.project, spec.priority, spec.shape)
+
+    @property
+    def array_ended(self) -> int:
+        """How many tasks of the array have ended."""
+        return self.array_succeeded + self.array_failed + self.array_cancelled
+
+    @property
+    def startable_tasks(self) -> int:
+        """How many allocations this place in the queue may be given now.
+
+        A task that waits for another try keeps its place within the array's limit of parallel tasks.
+        """
+        if not self.array_size:
+            return 1
+        left = self.array_size - self.array_next
+        limit = self.spec.array_max_parallel
+        return min(left, limit - len(self.live_tasks or ())) if limit else left
+
+    def record(self) -> JobRecord:
+        """The row to store."""
+        spec = self.spec
+        return JobRecord(
+            self.job_no,
+            self.job_id,
+            spec.institution,
+            spec.project,
+            self.user,
+            spec.name,
+            int(self.state),
+            self.reason,
+            self.message,
+            int(spec.priority),
+            b"" if self.array_id else spec.encoded,
+            self.submit_ms,
+            self.start_ms,
+            self.end_ms,
+            self.eligible_ms,
+            self.attempt,
+            self.failures,
+            self.losses,
+            int(self.cancel_requested),
+            self.region,
+            self.pool,
+            self.exit_code,
+            self.exit_signal,
+            self.results,
+            self.checkpoint,
+            self.array_id,
+            self.array_index,
+            self.array_size,
+            self.array_next,
+            self.array_succeeded,
+            self.array_failed,
+            self.array_cancelled,
+            self.sequence,
+        )
+
+    @staticmethod
+    def from_record(record: JobRecord, spec: JobSpec) -> Job:
+        """The live object of a stored row."""
+        return Job(
+            job_no=record.job_no,
+            job_id=record.job_id,
+            spec=spec,
+            user=record.user,
+            state=JobState(record.state),
+            submit_ms=record.submit_ms,
+            reason=record.reason,
+            message=record.message,
+            start_ms=record.start_ms,
+            end_ms=record.end_ms,
+            eligible_ms=record.eligible_ms,
+            attempt=record.attempt,
+            failures=record.failures,
+            losses=record.losses,
+            cancel_requested=bool(record.cancel_requested),
+            region=record.region,
+            pool=record.pool,
+            exit_code=record.exit_code,
+            exit_signal=record.exit_signal,
+            results=record.results,
+            checkpoint=record.checkpoint,
+            array_id=record.array_id,
+            array_index=record.array_index,
+            array_size=record.array_size,
+            array_next=record.array_next,
+            array_succeeded=record.array_succeeded,
+            array_failed=record.array_failed,
+            array_cancelled=record.array_cancelled,
+            sequence=record.sequence,
+            live_tasks={} if record.array_size else None,
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """An attempt that holds an allocation. ``told_ms``: when its launch or stop was last sent (0: not in this session)."""
+
+    job: Job
+    number: int
+    lease_epoch: int
+    launch_seq: int
+    region: str
+    pool: str
+    accelerator: str
+    replicas: tuple[ReplicaPlacement, ...]
+    grant_ms: int
+    state: AttemptState = AttemptState.STARTING
+    start_ms: int = 0
+    end_ms: int = 0
+    outcome: AttemptOutcome | None = None
+    exit_code: int = 0
+    exit_signal: int = 0
+    message: str = ""
+    cpu_used_ms: int = 0
+    peak_memory_mib: int = 0
+    stop_outcome: AttemptOutcome | None = None
+    told_ms: int = 0
+
+    @property
+    def ref(self) -> AttemptRef:
+        """Its exact name."""
+        return AttemptRef(self.job.job_id, self.number, self.lease_epoch)
+
+    def record(self) -> AttemptRecord:
+        """The row to store."""
+        spec = self.job.spec
+        total = spec.shape.total
+        placement = json.dumps([[r.node_id, list(r.gpu_indexes)] for r in self.replicas], separators=(",", ":"))
+        return AttemptRecord(
+            self.job.job_no,
+            self.number,
+            self.job.job_id,
+            self.lease_epoch,
+            self.launch_seq,
+            spec.institution,
+            spec.project,
+            self.job.user,
+            self.region,
+            self.pool,
+            self.accelerator,
+            placement,
+            total.cpu_milli,
+            total.memory_mib,
+            total.gpu_milli,
+            int(self.state),
+            self.grant_ms,
+            self.start_ms,
+            self.end_ms,
+            int(self.outcome or 0),
+            self.exit_code,
+            self.exit_signal,
+            self.message,
+            self.cpu_used_ms,
+            self.peak_memory_mib,
+            int(self.stop_outcome or 0),
+        )
+
+    @staticmethod
+    def from_record(record: AttemptRecord, job: Job) -> Attempt:
+        """The live object of a stored row."""
+        return Attempt(
+            job=job,
+            number=record.attempt,
+            lease_epoch=record.lease_epoch,
+            launch_seq=record.launch_seq,
+            region=record.region,
+            pool=record.pool,
+            accelerator=record.accelerator,
+            replicas=tuple(ReplicaPlacement(node, tuple(gpus)) for node, gpus in json.loads(record.placement)),
+            grant_ms=record.grant_ms,
+            state=AttemptState(record.state),
+            start_ms=record.start_ms,
+            stop_outcome=AttemptOutcome(record.stop_outcome) if record.stop_outcome else None,
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """A node: its immutable view, replaced at every change, and the launch numbers of the attempts on it."""
+
+    view: NodeView
+    attempts: set[int] = field(default_factory=set)
+
+    @property
+    def pool(self) -> PoolKey:
+        """The pool it belongs to."""
+        return PoolKey(self.view.region, self.view.pool)
+
+    def take(self, shape: Shape, gpu_indexes: tuple[int, ...], sign: int) -> None:
+        """Hold (sign 1) or give back (sign -1) one replica's resources."""
+        view = self.view
+        gpu_free = view.gpu_free
+        if gpu_indexes:
+            per_gpu = min(shape.request.gpu_milli, GPU_UNIT) * sign
+            gpu_free = tuple(free - per_gpu if i in gpu_indexes else free for i, free in enumerate(gpu_free))
+        held = shape.request
+        free = Resources(
+            view.free.cpu_milli - sign * held.cpu_milli,
+            view.free.memory_mib - sign * held.memory_mib,
+            view.free.gpu_milli - sign * held.gpu_milli,
+        )
+        self.view = replace(view, free=free, gpu_free=gpu_free)
+
+    def has_room(self, shape: Shape, gpu_indexes: tuple[int, ...]) -> bool:
+        """Whether one replica with these GPUs fits beside what is held now."""
+        view = self.view
+        request = shape.request
+        if not request.fits(view.free):
+            return False
+        if request.gpu_milli == 0:
+            return not gpu_indexes
+        per_gpu = min(request.gpu_milli, GPU_UNIT)
+        if len(set(gpu_indexes)) != max(1, request.gpu_milli // GPU_UNIT) or len(gpu_indexes) != len(set(gpu_indexes)):
+            return False
+        return all(0 <= i < len(view.gpu_free) and view.gpu_free[i] >= per_gpu for i in gpu_indexes)
+
+    def record(self) -> NodeRecord:
+        """The row to store."""
+        view = self.view
+        return NodeRecord(
+            view.region,
+            view.node_id,
+            view.name,
+            view.pool,
+            view.accelerator,
+            view.capacity.cpu_milli,
+            view.capacity.memory_mib,
+            view.capacity.gpu_milli,
+            json.dumps(dict(view.labels), sort_keys=True, separators=(",", ":"), ensure_ascii=False),
+            int(view.up),
+            int(view.draining),
+        )
+
+    @staticmethod
+    def from_record(record: NodeRecord) -> Node:
+        """The live object of a stored row, with nothing held on it yet."""
+        capacity = Resources(record.cpu_milli, record.memory_mib, record.gpu_milli)
+        return Node(
+            NodeView(
+                region=record.region,
+                node_id=record.node_id,
+                name=record.name,
+                pool=record.pool,
+                accelerator=record.accelerator,
+                labels=tuple(sorted(json.loads(record.labels).items())),
+                capacity=capacity,
+                free=capacity,
+                gpu_free=(GPU_UNIT,) * (capacity.gpu_milli // GPU_UNIT),
+                up=bool(record.up),
+                draining=bool(record.draining),
+            )
+        )
+
+    @staticmethod
+    def from_report(region: str, report: NodeReport, before: Node | None) -> Node:
+        """A node as reported, with what was held on it before still held."""
+        held = before.view.capacity.minus(before.view.free) if before else ZERO
+        gpus = report.capacity.gpu_milli // GPU_UNIT
+        gpu_held = [GPU_UNIT - free for free in before.view.gpu_free] if before else []
+        gpu_free = tuple(GPU_UNIT - (gpu_held[i] if i < len(gpu_held) else 0) for i in range(gpus))
+        view = NodeView(
+            region=region,
+            node_id=report.node_id,
+            name=report.name,
+            pool=report.pool,
+            accelerator=report.accelerator,
+            labels=report.labels,
+            capacity=report.capacity,
+            free=report.capacity.minus(held),
+            gpu_free=gpu_free,
+            up=True,
+            draining=before.view.draining if before else False,
+        )
+        return Node(view, before.attempts if before else set())
+
+
+@dataclass(slots=True, eq=False)
+class Region:
+    """A region and its agent's session. ``event_seq`` is the newest spool event accepted.
+
+    ``session`` is 0 while no agent is connected; ``report_seq`` the newest report seen in the agent's boot; ``heard_ms`` when the
+    agent was last heard by this process (its start, when never): leases are judged by it, so that a restart only lengthens them.
+    """
+
+    region: str
+    create_ms: int
+    spool_id: str = ""
+    event_seq: int = 0
+    agent_version: str = ""
+    last_seen_ms: int = 0
+    heard_ms: int = 0
+    session: int = 0
+    reported: bool = False
+    report_seq: int = 0
+    attempts: dict[int, Attempt] = field(default_factory=dict)
+    """Active attempts by launch number, so the first is the oldest."""
+
+    @property
+    def online(self) -> bool:
+        """Connected, and its nodes reported in this session."""
+        return self.session != 0 and self.reported
+
+    def record(self) -> RegionRecord:
+        """The row to store."""
+        return RegionRecord(
+            self.region, self.spool_id, self.event_seq, self.agent_version, self.last_seen_ms, self.create_ms
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Tenant:
+    """What an institution or project holds now, against its weight and quota. ``live_jobs`` counts arrays by task."""
+
+    weight: int
+    home_region: str = ""
+    in_use: Resources = ZERO
+    quota: Resources = UNLIMITED
+    max_live_jobs: int = -1
+    live_jobs: int = 0
+
+    @property
+    def view(self) -> TenantView:
+        """The immutable view for planning."""
+        return TenantView(self.weight, self.in_use, self.quota, self.home_region)

@@ -1,0 +1,62 @@
+"""The queue in memory: jobs that wait for a place, in lines of one project, priority and shape.
+
+Only what may start stands here: an array at its limit of parallel tasks steps out until one of them ends. Adding and removing
+cost O(log n) of the line; nothing ever walks the whole queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sortedcontainers import SortedDict
+
+from scheduler.planning.types import GroupKey, PendingJob
+from scheduler.service.model import Job
+
+
+class Queue:
+    """Implements ``scheduler.planning.types.PendingQueue`` over live jobs."""
+
+    def __init__(self) -> None:
+        self._groups: dict[GroupKey, SortedDict[tuple[int, int], Job]] = {}
+        self.size_total = 0
+
+    def add(self, job: Job) -> bool:
+        """Put a job in its line; True when it is the first there (so that a planning round may find something new)."""
+        key = job.group
+        line = self._groups.get(key)
+        if line is None:
+            line = self._groups[key] = SortedDict()
+        line[(job.submit_ms, job.job_no)] = job
+        self.size_total += 1
+        return len(line) == 1
+
+    def remove(self, job: Job) -> None:
+        """Take a job out of its line; no error when it does not stand there."""
+        key = job.group
+        line = self._groups.get(key)
+        if line is not None and line.pop((job.submit_ms, job.job_no), None) is not None:
+            self.size_total -= 1
+            if not line:
+                del self._groups[key]
+
+    def __contains__(self, job: Job) -> bool:
+        line = self._groups.get(job.group)
+        return line is not None and (job.submit_ms, job.job_no) in line
+
+    def groups(self) -> Sequence[GroupKey]:
+        """All lines with somebody in them."""
+        return list(self._groups)
+
+    def head(self, key: GroupKey) -> PendingJob:
+        """The first of a line."""
+        return next(self.jobs(key))
+
+    def jobs(self, key: GroupKey) -> Iterator[PendingJob]:
+        """A line from its first on."""
+        for job in self._groups[key].values():
+            yield PendingJob(job.submit_ms, job.job_no, job.startable_tasks)
+
+    def size(self, key: GroupKey) -> int:
+        """How many stand in a line."""
+        return len(self._groups[key])

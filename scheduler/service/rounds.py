@@ -1,0 +1,123 @@
+"""One planning round: snapshot, plan, apply. The applier trusts nothing: each decision is checked against the newest state."""
+
+from __future__ import annotations
+
+from scheduler.domain.agent import Launch
+from scheduler.domain.states import JobState
+from scheduler.planning.plan import plan
+from scheduler.planning.types import Policy, Start
+from scheduler.service.model import Attempt, Job
+from scheduler.service.state import State
+
+
+def run_round(state: State, policy: Policy) -> int:
+    """Plan once and start what the plan says; returns how many attempts were started.
+
+    ``state.round_needed`` is left True when another round would start more at once.
+    """
+    state.round_needed = False
+    if not state.queue.size_total or not any(region.online for region in state.regions.values()):
+        return 0
+    decided = plan(state.snapshot(), policy, state.now())
+    started = sum(_apply(state, start) for start in decided.starts)
+    # Decisions the applier refused were made on a stale view; when some were taken, the next round may place the rest.
+    if started and (decided.truncated or started < len(decided.starts)):
+        state.round_needed = True
+    return started
+
+
+def _apply(state: State, start: Start) -> bool:
+    """Start one job, or refuse."""
+    place = state.jobs_by_no.get(start.job_no)
+    if place is None or place not in state.queue or not _still_fits(state, place, start):
+        return False
+    job = _next_task(state, place) if place.array_size else place
+    state.counters.launch_seq += 1
+    job.attempt += 1
+    job.region, job.pool = start.region, start.pool
+    attempt = Attempt(
+        job=job,
+        number=job.attempt,
+        lease_epoch=state.epoch,
+        launch_seq=state.counters.launch_seq,
+        region=start.region,
+        pool=start.pool,
+        accelerator=start.accelerator,
+        replicas=start.replicas,
+        grant_ms=state.now(),
+    )
+    state.grant(attempt)
+    state.set_state(job, JobState.STARTING)
+    send_launch(state, attempt)
+    return True
+
+
+def _still_fits(state: State, job: Job, start: Start) -> bool:
+    """Check a decision against the newest state: the region, every node together with every GPU, and the quotas."""
+    shape = job.spec.shape
+    region = state.regions.get(start.region)
+    if region is None or not region.online or len(start.replicas) != shape.replicas:
+        return False
+    for tenant in state.tenants_of(job):
+        if not tenant.in_use.plus(shape.total).fits(tenant.quota):
+            return False
+    taken = []
+    fits = True
+    for replica in start.replicas:
+        node = state.nodes.get((start.region, replica.node_id))
+        if node is None or not node.view.schedulable or not node.has_room(shape, replica.gpu_indexes):
+            fits = False
+            break
+        node.take(shape, replica.gpu_indexes, 1)
+        taken.append((node, replica.gpu_indexes))
+    for node, gpu_indexes in taken:
+        node.take(shape, gpu_indexes, -1)
+    return fits
+
+
+def _next_task(state: State, array: Job) -> Job:
+    """Make the array's next task a job of its own."""
+    index = array.array_next
+    task = Job(
+        job_no=state.next_job_no(),
+        job_id=f"{array.job_id}.{index}",
+        spec=array.spec,
+        user=array.user,
+        state=JobState.QUEUED,
+        submit_ms=array.submit_ms,
+        array_id=array.job_id,
+        array_index=index,
+        array=array,
+    )
+    state.add_job(task)
+    assert array.live_tasks is not None
+    array.live_tasks[task.job_no] = task
+    array.array_next += 1
+    if array.state is JobState.QUEUED:
+        array.start_ms = state.now()
+        state.set_state(array, JobState.RUNNING)
+    if array.startable_tasks <= 0:
+        state.queue.remove(array)
+    state.touch(array)
+    return task
+
+
+def send_launch(state: State, attempt: Attempt) -> None:
+    """Tell the agent to start the attempt. Repeating it does no harm."""
+    job = attempt.job
+    attempt.told_ms = state.now()
+    state.send(
+        state.regions[attempt.region],
+        Launch(
+            ref=attempt.ref,
+            launch_seq=attempt.launch_seq,
+            spec=job.spec,
+            user=job.user,
+            pool=attempt.pool,
+            accelerator=attempt.accelerator,
+            replicas=attempt.replicas,
+            checkpoint=job.checkpoint,
+            array_index=job.array_index,
+            array_size=job.array.array_size if job.array else 0,
+        ),
+    )

@@ -1,0 +1,405 @@
+"""The control plane's memory, with the few primitive steps that everything else is made of.
+
+All of it is synchronous and deterministic. Every step is journalled: ``take_turn`` hands out what one transaction has to write
+together with what may be said once it is durable (commands to agents, events to watchers). Nothing is said before.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from scheduler.domain.agent import AgentCommand
+from scheduler.domain.records import (
+    ApiKeyRecord,
+    EnrolmentRecord,
+    EventRecord,
+    InstitutionRecord,
+    LedgerRecord,
+    ProjectRecord,
+    QuotaRecord,
+    RequestRecord,
+    UserRecord,
+)
+from scheduler.domain.states import ACTIVE, TERMINAL, JobState, check_transition
+from scheduler.metering.segments import segments
+from scheduler.planning.types import NodeView, PoolKey, Snapshot, TenantView
+from scheduler.service.model import Attempt, Job, Node, Region, Tenant
+from scheduler.service.observe import NullObserver, Observer
+from scheduler.service.ports import Clock, CommitBatch, IdSource, SpecCodec
+from scheduler.service.queue import Queue
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Bounds and intervals of the service."""
+
+    heartbeat_interval_ms: int = 5_000
+    lease_ttl_ms: int = 30_000
+    max_losses: int = 20
+    """A job lost or preempted this often is FAILED: something about it kills nodes."""
+    max_live_jobs: int = 10_000_000
+    remembered_requests: int = 200_000
+
+
+@dataclass(slots=True)
+class Turn:
+    """One transaction's rows, and what to say when they are durable, in order.
+
+    ``commands`` are (region, session, command).
+    """
+
+    batch: CommitBatch
+    commands: list[tuple[str, int, AgentCommand]]
+
+    def __bool__(self) -> bool:
+        return bool(self.batch) or bool(self.commands)
+
+
+@dataclass(slots=True)
+class Counters:
+    """The last number given of each kind."""
+
+    job_no: int = 0
+    event_seq: int = 0
+    ledger_seq: int = 0
+    launch_seq: int = 0
+
+
+@dataclass(slots=True)
+class _Journal:
+    """What has changed since the last turn. Live objects are read only when the turn is taken, so steps coalesce."""
+
+    new_jobs: dict[int, Job] = field(default_factory=dict)
+    jobs: dict[int, Job] = field(default_factory=dict)
+    new_attempts: dict[int, Attempt] = field(default_factory=dict)
+    attempts: dict[int, Attempt] = field(default_factory=dict)
+    regions: dict[str, Region] = field(default_factory=dict)
+    nodes: dict[tuple[str, str], Node] = field(default_factory=dict)
+    gone_nodes: dict[tuple[str, str], None] = field(default_factory=dict)
+    rest: CommitBatch = field(default_factory=CommitBatch)
+    """Records that are journalled as they are."""
+    commands: list[tuple[str, int, AgentCommand]] = field(default_factory=list)
+
+
+class State:
+    """Everything live, and the primitive steps on it."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        ids: IdSource,
+        codec: SpecCodec,
+        settings: Settings,
+        observer: Observer | None = None,
+    ) -> None:
+        self.ids = ids
+        self.codec = codec
+        self.settings = settings
+        self.observer = observer or NullObserver()
+        self.epoch = 0
+        self.started_ms = 0
+        self.counters = Counters()
+        self.jobs: dict[str, Job] = {}
+        self.jobs_by_no: dict[int, Job] = {}
+        self.queue = Queue()
+        self.dependents: dict[str, list[Job]] = {}
+        self.attempts: dict[int, Attempt] = {}
+        self.regions: dict[str, Region] = {}
+        self.pools: dict[PoolKey, dict[str, NodeView]] = {}
+        self.nodes: dict[tuple[str, str], Node] = {}
+        self.institutions: dict[str, InstitutionRecord] = {}
+        self.projects: dict[tuple[str, str], ProjectRecord] = {}
+        self.users: dict[str, UserRecord] = {}
+        self.api_keys: dict[str, ApiKeyRecord] = {}
+        self.enrolments: dict[bytes, EnrolmentRecord] = {}
+        self.quotas: dict[tuple[str, str], QuotaRecord] = {}
+        self.tenants: dict[tuple[str, str], Tenant] = {}
+        """By (institution, project); the institution as a whole has project ""."""
+        self._institution_views: dict[str, TenantView] = {}
+        self._project_views: dict[tuple[str, str], TenantView] = {}
+        self.requests: OrderedDict[tuple[str, str], RequestRecord] = OrderedDict()
+        self.requests_complete = True
+        self.live_jobs = 0
+        self.job_counts: dict[tuple[str, int], int] = {}
+        self.timers: list[tuple[int, int, int]] = []
+        """A heap of (eligible_ms, job_no, failures) of held retries."""
+        self.round_needed = False
+        self._clock = clock
+        self._last_ms = 0
+        self._journal = _Journal()
+
+    # --- time -------------------------------------------------------------------------------------------------------
+
+    def now(self) -> int:
+        """The present in ms; never goes back, not even over a restart."""
+        self._last_ms = max(self._last_ms, self._clock.now_ms())
+        return self._last_ms
+
+    def start_time_at(self, not_before_ms: int) -> None:
+        """Carry time forward from an earlier process."""
+        self._last_ms = max(self._last_ms, not_before_ms)
+        self.started_ms = self.now()
+
+    # --- journal ----------------------------------------------------------------------------------------------------
+
+    @property
+    def record(self) -> CommitBatch:
+        """Where records that are written as they are go (tenants, keys, events, ledger, requests)."""
+        return self._journal.rest
+
+    def touch(self, job: Job) -> None:
+        """The job's row has to be written."""
+        if job.job_no not in self._journal.new_jobs:
+            self._journal.jobs[job.job_no] = job
+
+    def touch_attempt(self, attempt: Attempt) -> None:
+        """The attempt's row has to be written."""
+        if attempt.launch_seq not in self._journal.new_attempts:
+            self._journal.attempts[attempt.launch_seq] = attempt
+
+    def touch_region(self, region: Region) -> None:
+        """The region's row has to be written."""
+        self._journal.regions[region.region] = region
+
+    def touch_node(self, node: Node) -> None:
+        """The node's row has to be written."""
+        key = (node.view.region, node.view.node_id)
+        self._journal.gone_nodes.pop(key, None)
+        self._journal.nodes[key] = node
+
+    def send(self, region: Region, command: AgentCommand) -> None:
+        """Tell the region's agent, when everything journalled so far is durable; nothing when none is connected."""
+        if region.session:
+            self._journal.commands.append((region.region, region.session, command))
+
+    def take_turn(self) -> Turn:
+        """What has been journalled since the last call."""
+        journal, self._journal = self._journal, _Journal()
+        batch = journal.rest
+        batch.new_jobs = [job.record() for job in journal.new_jobs.values()]
+        batch.jobs = [job.record() for job in journal.jobs.values()]
+        batch.new_attempts = [attempt.record() for attempt in journal.new_attempts.values()]
+        batch.attempts = [attempt.record() for attempt in journal.attempts.values()]
+        batch.regions = [region.record() for region in journal.regions.values()]
+        batch.nodes = [node.record() for node in journal.nodes.values()]
+        batch.gone_nodes = list(journal.gone_nodes)
+        return Turn(batch, journal.commands)
+
+    # --- jobs -------------------------------------------------------------------------------------------------------
+
+    def next_job_no(self) -> int:
+        """A fresh job number."""
+        self.counters.job_no += 1
+        return self.counters.job_no
+
+    def add_job(self, job: Job) -> None:
+        """A new job, in its first state; journalled as an insert."""
+        self.index_job(job)
+        self._journal.new_jobs[job.job_no] = job
+        weight = 0 if job.array_id else max(1, job.array_size)
+        self.count_live(job, weight)
+
+    def index_job(self, job: Job) -> None:
+        """Make a job known by id and number and count its state."""
+        self.jobs[job.job_id] = job
+        self.jobs_by_no[job.job_no] = job
+        self._count_state(job, 1)
+
+    def count_live(self, job: Job, change: int) -> None:
+        """Count jobs (arrays by task) that have not ended."""
+        self.live_jobs += change
+        for tenant in self.tenants_of(job):
+            tenant.live_jobs += change
+
+    def tenants_of(self, job: Job) -> Iterable[Tenant]:
+        """The institution and the project of a job."""
+        spec = job.spec
+        return (self.tenants[spec.institution, ""], self.tenants[spec.institution, spec.project])
+
+    def set_state(self, job: Job, state: JobState, reason: str = "", message: str = "", kind: str = "STATE") -> None:
+        """Move a job to a state the table allows; keeps queue and counts true and writes the event."""
+        check_transition(job.state, state)
+        if job.state is JobState.QUEUED and not (job.array_size and state is JobState.RUNNING):
+            self.queue.remove(job)
+        self._count_state(job, -1)
+        job.state = state
+        self._count_state(job, 1)
+        job.reason, job.message = reason, message
+        if state is JobState.QUEUED:
+            self.enqueue(job)
+        if state in TERMINAL:
+            job.end_ms = self.now()
+            self._forget(job)
+        self.emit(job, kind)
+
+    def emit(self, job: Job, kind: str) -> None:
+        """Write an event of the job as it stands now."""
+        self.counters.event_seq += 1
+        job.sequence = self.counters.event_seq
+        self.touch(job)
+        spec = job.spec
+        self.record.events.append(
+            EventRecord(
+                job.sequence,
+                job.job_no,
+                job.job_id,
+                job.array_id,
+                spec.institution,
+                spec.project,
+                self.now(),
+                kind,
+                int(job.state),
+                job.attempt,
+                job.region,
+                job.pool,
+                job.reason,
+                job.message,
+            )
+        )
+
+    def enqueue(self, job: Job) -> None:
+        """Let the next rounds see the job; asks for a round when nobody of its kind was waiting already."""
+        if self.queue.add(job):
+            self.round_needed = True
+
+    def _forget(self, job: Job) -> None:
+        """An ended job leaves memory; the store answers for it from now on."""
+        self._count_state(job, -1)
+        del self.jobs[job.job_id]
+        del self.jobs_by_no[job.job_no]
+        if not job.array_size:
+            self.count_live(job, -1)
+
+    def _count_state(self, job: Job, change: int) -> None:
+        key = (job.spec.institution, int(job.state))
+        self.job_counts[key] = self.job_counts.get(key, 0) + change
+
+    # --- allocations ------------------------------------------------------------------------------------------------
+
+    def grant(self, attempt: Attempt) -> None:
+        """Give an attempt its allocation; journalled as an insert."""
+        self.index_attempt(attempt)
+        self._journal.new_attempts[attempt.launch_seq] = attempt
+
+    def index_attempt(self, attempt: Attempt) -> None:
+        """Count an allocation as held on its nodes and by its tenants."""
+        shape = attempt.job.spec.shape
+        region = self.regions[attempt.region]
+        self.attempts[attempt.launch_seq] = attempt
+        region.attempts[attempt.launch_seq] = attempt
+        attempt.job.live = attempt
+        for replica in attempt.replicas:
+            node = self.nodes.get((attempt.region, replica.node_id))
+            if node is not None:
+                node.take(shape, replica.gpu_indexes, 1)
+                node.attempts.add(attempt.launch_seq)
+                self.show_node(node)
+        self._hold(attempt.job, 1)
+
+    def release(self, attempt: Attempt) -> None:
+        """Take the allocation back and write its segments to the ledger, in the same turn."""
+        job = attempt.job
+        shape = job.spec.shape
+        region = self.regions[attempt.region]
+        del self.attempts[attempt.launch_seq]
+        del region.attempts[attempt.launch_seq]
+        job.live = None
+        for replica in attempt.replicas:
+            node = self.nodes.get((attempt.region, replica.node_id))
+            if node is not None:
+                node.take(shape, replica.gpu_indexes, -1)
+                node.attempts.discard(attempt.launch_seq)
+                self.show_node(node)
+        self._hold(job, -1)
+        self.round_needed = True
+        self.touch_attempt(attempt)
+        self._write_ledger(attempt)
+
+    def _write_ledger(self, attempt: Attempt) -> None:
+        for number, (start_ms, end_ms) in enumerate(segments(attempt.grant_ms, attempt.end_ms)):
+            self.counters.ledger_seq += 1
+            self.record.ledger.append(ledger_record(attempt, self.counters.ledger_seq, number, start_ms, end_ms))
+
+    def _hold(self, job: Job, sign: int) -> None:
+        total = job.spec.shape.total.times(sign)
+        spec = job.spec
+        for project in ("", spec.project):
+            tenant = self.tenants[spec.institution, project]
+            tenant.in_use = tenant.in_use.plus(total)
+            self.show_tenant(spec.institution, project)
+
+    # --- views ------------------------------------------------------------------------------------------------------
+
+    def show_node(self, node: Node) -> None:
+        """Let planning see the node as it is now."""
+        self.nodes[node.view.region, node.view.node_id] = node
+        self.pools.setdefault(node.pool, {})[node.view.node_id] = node.view
+
+    def drop_node(self, node: Node) -> None:
+        """Forget a node, in memory and in the store."""
+        key = (node.view.region, node.view.node_id)
+        self.hide_node(node)
+        del self.nodes[key]
+        self._journal.nodes.pop(key, None)
+        self._journal.gone_nodes[key] = None
+
+    def hide_node(self, node: Node) -> None:
+        """Take the node out of its pool, and the pool away when it was the last."""
+        pool = self.pools[node.pool]
+        pool.pop(node.view.node_id, None)
+        if not pool:
+            del self.pools[node.pool]
+
+    def show_tenant(self, institution: str, project: str) -> None:
+        """Let planning see what an institution (project "") or project holds and may hold now."""
+        view = self.tenants[institution, project].view
+        if project:
+            self._project_views[institution, project] = view
+        else:
+            self._institution_views[institution] = view
+
+    def snapshot(self) -> Snapshot:
+        """What planning reads. Valid until the next change: the mappings are the live ones, their values immutable."""
+        return Snapshot(
+            pools=self.pools,
+            queue=self.queue,
+            institutions=self._institution_views,
+            projects=self._project_views,
+            online_regions=frozenset(r.region for r in self.regions.values() if r.online),
+        )
+
+    def add_timer(self, job: Job) -> None:
+        """Wake the job when its back-off ends."""
+        heapq.heappush(self.timers, (job.eligible_ms, job.job_no, job.failures))
+
+    def is_active(self, job: Job) -> bool:
+        """Whether the job holds an allocation."""
+        return job.state in ACTIVE and job.live is not None
+
+
+def ledger_record(attempt: Attempt, sequence: int, segment: int, start_ms: int, end_ms: int) -> LedgerRecord:
+    """One segment of an allocation, as the ledger keeps it."""
+    job = attempt.job
+    spec = job.spec
+    total = spec.shape.total
+    return LedgerRecord(
+        sequence,
+        spec.institution,
+        spec.project,
+        job.user,
+        job.job_id,
+        attempt.number,
+        segment,
+        attempt.region,
+        attempt.pool,
+        attempt.accelerator,
+        start_ms,
+        end_ms,
+        total.cpu_milli,
+        total.memory_mib,
+        total.gpu_milli,
+        int(attempt.outcome or 0),
+    )
