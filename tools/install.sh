@@ -44,6 +44,9 @@ pip() {
     .venv/bin/python -m pip --disable-pip-version-check --no-input "$@"
 }
 
+# The pip that comes with an older Python can fail to find the set of versions that a newer one finds in a minute.
+pip install --quiet --upgrade 'pip>=25.1'
+
 # PyTorch first and by exact version: a CPU build (2.13.0+cpu), where pip can see one, outranks the plain 2.13.0, which on
 # Linux brings gigabytes of CUDA libraries. The range of the `torch` extra is then already met and nothing replaces it.
 echo "install: PyTorch"
