@@ -16,7 +16,7 @@ QUICK = {"epochs": 8, "checkpoint_every": 2, "hidden_units": 8}
 
 @pytest.fixture
 def model(load: Any) -> Any:
-    return load("response-model", ["answers", "network", "checkpoint", "job_io"])
+    return load("response-model", ["answers", "network", "checkpoint", "training", "job_io"])
 
 
 def shipped(model: Any) -> Any:
@@ -70,6 +70,32 @@ def test_stopped_and_resumed_is_the_same_as_never_stopped(model: Any, tmp_path: 
     assert after["final_training_loss"] == before["final_training_loss"]
     assert after["held_out"] == before["held_out"]
     assert before["world_size"] == 2
+
+
+@pytest.mark.parametrize("steps", [0, 1, 16, 21, 47])
+def test_stopped_at_any_step_it_resumes_exactly(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, steps: int
+) -> None:
+    monkeypatch.setenv("SUANLI_CHECKPOINT", str(tmp_path / "whole"))
+    settings = {"epochs": 3, "checkpoint_every": 2, "hidden_units": 8}  # 3 epochs of 16 steps.
+    before = model.main(monkeypatch, capsys, settings)
+    whole = before.result, (before.results / "history.csv").read_bytes()
+    monkeypatch.setenv("SUANLI_CHECKPOINT", str(tmp_path / "cut"))
+    with monkeypatch.context() as patch:
+        asked = iter([False] * steps + [True])
+        patch.setattr(model.training.StopSignal, "agreed", lambda _self, _place: next(asked))
+        stopped = model.main(monkeypatch, capsys, settings)
+    assert stopped.returncode == 143
+    after = model.main(monkeypatch, capsys, settings)
+    assert after.result["resumed_from"] == {"epoch": steps // 16, "step": steps % 16}
+    assert after.result["held_out"] == whole[0]["held_out"]
+    assert (after.results / "history.csv").read_bytes() == whole[1]
+
+
+def test_every_epoch_hides_other_answers(model: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    run = model.main(monkeypatch, capsys, {"epochs": 2, "learning_rate": 1e-6})
+    first, second = (float(row.split(",")[1]) for row in (run.results / "history.csv").read_text().splitlines()[1:])
+    assert abs(first - second) > 1e-4
 
 
 def test_default_training_beats_the_item_means_and_repeats_exactly(
