@@ -82,8 +82,9 @@ class ControlPlane(Administration):
     async def start(self) -> None:
         """Wait for the leadership, rebuild the memory, and begin."""
         await self._read(self._store.migrate)
-        while (leadership := await self._read(self._acquire)) is None:
-            await asyncio.sleep(LEADER_TTL_MS / 3000)  # noqa: ASYNC110 - another process's end cannot be awaited
+        # The end of another process cannot be awaited, so it is asked for again and again.
+        while (leadership := await self._read(self._acquire)) is None:  # noqa: ASYNC110
+            await asyncio.sleep(LEADER_TTL_MS / 3000)
         self._tasks.append(asyncio.create_task(self._renew(leadership.epoch)))
         stored = await self._read(self._store.load)
         self.engine.rebuild(stored, leadership.epoch)
