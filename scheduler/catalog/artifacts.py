@@ -1,0 +1,42 @@
+"""The artifact store, as the control plane needs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, Protocol
+
+
+class FileEntry(NamedTuple):
+    """One file of a stored folder; ``path`` is relative, with slashes."""
+
+    path: str
+    digest: str
+    size_bytes: int
+
+
+class ArtifactStore(Protocol):
+    """Blobs and folders by content hash ("sha256:<64 hex>"). Calls block; they may come from several threads at once.
+
+    A folder is a manifest: a blob that lists files. Raises ``FileNotFoundError`` for an unknown digest, ``ValueError`` for a
+    manifest that is none or content that is not what its digest says, ``OSError`` when the storage is away.
+    """
+
+    def has(self, digest: str) -> bool:
+        """Whether the blob is there."""
+        ...
+
+    def put_file(self, path: Path, digest: str) -> None:
+        """Store a local file's content under its digest, which is checked. At once or not at all."""
+        ...
+
+    def open_blob(self, digest: str, offset: int) -> BinaryIO:
+        """The blob's content from a byte on."""
+        ...
+
+    def read_manifest(self, digest: str) -> tuple[FileEntry, ...]:
+        """The files of a folder, by path."""
+        ...
+
+    def put_folder(self, path: Path) -> str:
+        """Store a folder with all its files; returns the manifest's digest, the same for the same content."""
+        ...
