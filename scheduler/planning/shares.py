@@ -44,7 +44,7 @@ class Account:
         self.in_use = view.in_use
         self._scale = scale
         self._factor = common_weight // self.weight
-        self.share = scale.numerator(self.in_use) * self._factor
+        self.share = self.share_of(self.in_use)
 
     def allows(self, more: Resources) -> bool:
         """Whether ``more`` can be added without going over the quota in any resource it has a part of."""
@@ -58,7 +58,11 @@ class Account:
     def add(self, more: Resources) -> None:
         """Hold ``more`` from now on."""
         self.in_use = self.in_use.plus(more)
-        self.share = self._scale.numerator(self.in_use) * self._factor
+        self.share = self.share_of(self.in_use)
+
+    def share_of(self, held: Resources) -> int:
+        """The weighted share if the tenant held this."""
+        return self._scale.numerator(held) * self._factor
 
     @property
     def numerator(self) -> int:
