@@ -64,7 +64,7 @@ def _information(axes: Axes, at: Floats, fit: irt.Fit) -> None:
     axes.text(
         float(np.clip(at[best], -2.2, 2.2)),
         information[best] * 0.5,
-        f"sharpest at {at[best]:+.1f}\nstandard error {1 / np.sqrt(information[best]):.2f}",
+        f"sharpest at {round(at[best], 1) + 0.0:+.1f}\nstandard error {1 / np.sqrt(information[best]):.2f}",
         ha="center",
         va="center",
     )
