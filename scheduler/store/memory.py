@@ -1,0 +1,388 @@
+"""``MemoryStore``: the ``Store`` port in memory, for simulations and fast tests.
+
+It *is* the disk: a service that crashes is dropped, and the next one is given the same object. Nothing here keeps a
+service's own objects alive but the immutable records it committed.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+from scheduler.domain.errors import Deposed, Internal, Unavailable
+from scheduler.domain.records import (
+    AttemptRecord,
+    EventRecord,
+    JobRecord,
+    LedgerRecord,
+    RequestRecord,
+)
+from scheduler.domain.states import TERMINAL, AttemptState
+from scheduler.service.ports import (
+    Clock,
+    CommitBatch,
+    EventQuery,
+    JobQuery,
+    Leadership,
+    LedgerQuery,
+    StoredState,
+    UsageKey,
+    UsageSum,
+)
+from scheduler.store.counters import Counters, counters_of
+from scheduler.store.rollup import sum_usage
+
+REQUESTS_LOADED = 200_000
+
+_Key = Callable[[Any], Any]
+# The small tables: how many leading fields are the key, and the table the first field of which must exist in another.
+_KEY_WIDTH = {
+    "institutions": 1,
+    "projects": 2,
+    "users": 1,
+    "api_keys": 1,
+    "quotas": 2,
+    "regions": 1,
+    "enrolments": 1,
+    "nodes": 2,
+}
+_PARENT: dict[str, tuple[str, int]] = {
+    "projects": ("institutions", 0),
+    "quotas": ("institutions", 0),
+    "enrolments": ("regions", 1),
+    "nodes": ("regions", 0),
+}
+
+
+class MemoryStore:
+    """The port's rules, kept by plain dictionaries. ``clock`` is "the database's own" for leases."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._epoch = 0
+        self._expire_ms = 0
+        self._holder = ""
+        self._commit_no = 0
+        self._counters = Counters()
+        self._jobs: dict[int, JobRecord] = {}
+        self._job_numbers: dict[str, int] = {}
+        self._numbers: list[int] = []  # Of all jobs, rising.
+        self._attempts: dict[int, dict[int, AttemptRecord]] = {}
+        self._events: list[EventRecord] = []
+        self._ledger: list[LedgerRecord] = []
+        self._ledger_keys: set[tuple[str, int, int]] = set()
+        self._requests: dict[tuple[str, str], RequestRecord] = {}
+        self._usage: dict[UsageKey, UsageSum] = {}
+        self._tables: dict[str, dict[tuple[Any, ...], Any]] = {name: {} for name in _KEY_WIDTH}
+        self._failure = ""
+        self._away = False
+
+    # For tests and simulations.
+
+    def fail_next_commit(self, when: Literal["before", "after"]) -> None:
+        """Have the next commit raise ``Unavailable`` before anything is written, or after all of it is."""
+        self._failure = when
+
+    def set_away(self, away: bool) -> None:
+        """Have every call raise ``Unavailable``, as when the database cannot be reached, until set back."""
+        self._away = away
+
+    # The port.
+
+    def migrate(self) -> None:
+        """Nothing to build."""
+        self._check_reachable()
+
+    def acquire_leadership(self, holder: str, ttl_ms: int) -> Leadership | None:
+        """Take the lease if nobody holds a live one, by the clock given. Epoch = the last one + 1."""
+        with self._lock:
+            self._check_reachable()
+            now_ms = self._clock.now_ms()
+            if self._expire_ms > now_ms:
+                return None
+            self._epoch += 1
+            self._holder = holder
+            self._expire_ms = now_ms + ttl_ms
+            return Leadership(self._epoch, ttl_ms)
+
+    def renew_leadership(self, epoch: int, ttl_ms: int) -> None:
+        """Extend the lease. Raises ``Deposed`` when another epoch has begun, or this one was released."""
+        with self._lock:
+            self._check_reachable()
+            if epoch != self._epoch or not self._holder:
+                raise _deposed(epoch)
+            self._expire_ms = self._clock.now_ms() + ttl_ms
+
+    def release_leadership(self, epoch: int) -> None:
+        """End the lease now. No error when already deposed."""
+        with self._lock:
+            self._check_reachable()
+            if epoch == self._epoch:
+                self._holder = ""
+                self._expire_ms = 0
+
+    def load(self) -> StoredState:
+        """Everything live."""
+        with self._lock:
+            self._check_reachable()
+            jobs = {number: self._jobs[number] for number in self._numbers if self._jobs[number].state not in TERMINAL}
+            arrays = {job.array_id for job in jobs.values() if job.array_id}
+            for job_id in arrays & self._job_numbers.keys():
+                number = self._job_numbers[job_id]
+                jobs[number] = self._jobs[number]
+            requests = sorted(self._requests.values(), key=lambda request: request.first_job_no)
+            return StoredState(
+                jobs=[jobs[number] for number in sorted(jobs)],
+                attempts=[
+                    attempt
+                    for number in sorted(self._attempts)
+                    for _, attempt in sorted(self._attempts[number].items())
+                    if attempt.state != AttemptState.ENDED
+                ],
+                requests=requests[-REQUESTS_LOADED:],
+                requests_complete=len(requests) <= REQUESTS_LOADED,
+                **{name: [rows[key] for key in sorted(rows)] for name, rows in self._tables.items()},
+                last_job_no=self._counters.job_no,
+                last_event_seq=self._counters.event_seq,
+                last_ledger_seq=self._counters.ledger_seq,
+                last_launch_seq=self._counters.launch_seq,
+                last_commit_no=self._commit_no,
+                last_time_ms=self._counters.time_ms,
+            )
+
+    def commit(self, epoch: int, commit_no: int, batch: CommitBatch) -> None:
+        """Write the batch whole or not at all, fenced and idempotent as the port says."""
+        with self._lock:
+            failure, self._failure = self._failure, ""
+            if self._away or failure == "before":
+                raise Unavailable("The store is away.", reason="DATABASE_UNAVAILABLE")
+            self._commit(epoch, commit_no, batch)
+            if failure == "after":
+                raise Unavailable("The store went away.", reason="DATABASE_UNAVAILABLE")
+
+    def _commit(self, epoch: int, commit_no: int, batch: CommitBatch) -> None:
+        if epoch != self._epoch:
+            raise _deposed(epoch)
+        if commit_no == self._commit_no:
+            return
+        if commit_no != self._commit_no + 1:
+            raise Internal(f"commit {commit_no} after commit {self._commit_no}", reason="COMMIT_OUT_OF_ORDER")
+        sums = sum_usage(batch.ledger)
+        self._check(batch)
+        self._apply(batch, sums)
+        self._counters = self._counters.merged(counters_of(batch))
+        self._commit_no = commit_no
+
+    def _check(self, batch: CommitBatch) -> None:
+        """Raise ``Internal`` for what the database's constraints would refuse."""
+        taken = self._job_numbers
+        _check_new("jobs", (job.job_no for job in batch.new_jobs), self._jobs)
+        _check_new("jobs", (job.job_id for job in batch.new_jobs), taken)
+        for job in batch.jobs:
+            if taken.get(job.job_id, job.job_no) != job.job_no:
+                raise _refused("jobs", job.job_id)
+        for attempt in batch.new_attempts:
+            if attempt.attempt in self._attempts.get(attempt.job_no, ()):
+                raise _refused("attempts", (attempt.job_no, attempt.attempt))
+        _check_new("attempts", ((attempt.job_no, attempt.attempt) for attempt in batch.new_attempts), ())
+        _check_new("events", (event.sequence for event in batch.events), _Sequences(self._events))
+        _check_new("ledger", (record.sequence for record in batch.ledger), _Sequences(self._ledger))
+        _check_new("ledger", map(_segment_key, batch.ledger), self._ledger_keys)
+        _check_new("requests", ((request.user, request.request_id) for request in batch.requests), self._requests)
+        for name, (parent, at) in _PARENT.items():
+            known = {row[0] for row in getattr(batch, parent)}
+            for row in getattr(batch, name):
+                if row[at] not in known and (row[at],) not in self._tables[parent]:
+                    raise _refused(name, row[at])
+
+    def _apply(self, batch: CommitBatch, sums: Iterable[UsageSum]) -> None:
+        for jobs in (batch.new_jobs, batch.jobs):
+            for job in jobs:
+                if job.job_no not in self._jobs:
+                    insort(self._numbers, job.job_no)
+                self._jobs[job.job_no] = job
+                self._job_numbers[job.job_id] = job.job_no
+        for attempts in (batch.new_attempts, batch.attempts):
+            for attempt in attempts:
+                self._attempts.setdefault(attempt.job_no, {})[attempt.attempt] = attempt
+        for event in batch.events:
+            insort(self._events, event)
+        for record in batch.ledger:
+            insort(self._ledger, record)
+            self._ledger_keys.add(_segment_key(record))
+        for request in batch.requests:
+            self._requests[request.user, request.request_id] = request
+        for total in sums:
+            before = self._usage.get(total.key)
+            self._usage[total.key] = total if before is None else _added(before, total)
+        for name, width in _KEY_WIDTH.items():
+            table = self._tables[name]
+            for row in getattr(batch, name):
+                table[row[:width]] = row
+        for key in batch.gone_nodes:
+            self._tables["nodes"].pop(key, None)
+
+    def _check_reachable(self) -> None:
+        if self._away:
+            raise Unavailable("The store is away.", reason="DATABASE_UNAVAILABLE")
+
+    def _with_spec(self, job: JobRecord) -> JobRecord:
+        number = self._job_numbers.get(job.array_id) if job.array_id else None
+        return job if number is None else job._replace(spec=self._jobs[number].spec)
+
+    def find_request(self, user: str, request_id: str) -> RequestRecord | None:
+        """The submission made with this key, if any."""
+        with self._lock:
+            self._check_reachable()
+            return self._requests.get((user, request_id))
+
+    def get_jobs(self, job_ids: Sequence[str]) -> list[JobRecord]:
+        """These jobs; unknown ids are left out."""
+        with self._lock:
+            self._check_reachable()
+            numbers = (self._job_numbers.get(job_id) for job_id in dict.fromkeys(job_ids))
+            return [self._with_spec(self._jobs[number]) for number in numbers if number is not None]
+
+    def jobs_by_number(self, first_job_no: int, count: int) -> list[JobRecord]:
+        """The jobs numbered from ``first_job_no`` to ``first_job_no + count - 1``, by number."""
+        with self._lock:
+            self._check_reachable()
+            first = bisect_left(self._numbers, first_job_no)
+            end = bisect_left(self._numbers, first_job_no + count)
+            return [self._with_spec(self._jobs[number]) for number in self._numbers[first:end]]
+
+    def list_jobs(self, query: JobQuery) -> list[JobRecord]:
+        """A page of jobs, newest first."""
+        with self._lock:
+            self._check_reachable()
+            end = bisect_left(self._numbers, query.before_job_no) if query.before_job_no else len(self._numbers)
+            page: list[JobRecord] = []
+            while end > 0 and len(page) < query.limit:
+                end -= 1
+                job = self._jobs[self._numbers[end]]
+                if _is_asked(job, query):
+                    page.append(self._with_spec(job))
+            return page
+
+    def attempts_of(self, job_id: str, limit: int) -> list[AttemptRecord]:
+        """The newest ``limit`` attempts of a job, oldest first."""
+        with self._lock:
+            self._check_reachable()
+            attempts = self._attempts.get(self._job_numbers.get(job_id, -1), {})
+            return [attempts[number] for number in sorted(attempts)[max(0, len(attempts) - limit) :]]
+
+    def events(self, query: EventQuery) -> list[EventRecord]:
+        """A page of events, oldest first."""
+        with self._lock:
+            self._check_reachable()
+            ids = frozenset(query.job_ids)
+            page: list[EventRecord] = []
+            for at in range(_after(self._events, query.after), len(self._events)):
+                event = self._events[at]
+                if len(page) >= query.limit:
+                    break
+                if (
+                    (not ids or event.job_id in ids or (event.array_id and event.array_id in ids))
+                    and query.institution in ("", event.institution)
+                    and query.project in ("", event.project)
+                ):
+                    page.append(event)
+            return page
+
+    def ledger(self, query: LedgerQuery) -> list[LedgerRecord]:
+        """A page of the ledger, oldest first."""
+        with self._lock:
+            self._check_reachable()
+            page: list[LedgerRecord] = []
+            for at in range(_after(self._ledger, query.after), len(self._ledger)):
+                record = self._ledger[at]
+                if len(page) >= query.limit:
+                    break
+                if (
+                    query.institution in ("", record.institution)
+                    and query.project in ("", record.project)
+                    and query.job_id in ("", record.job_id)
+                    and (not query.from_ms or record.end_ms > query.from_ms)
+                    and (not query.to_ms or record.start_ms < query.to_ms)
+                ):
+                    page.append(record)
+            return page
+
+    def usage_sums(self, institution: str = "", project: str = "") -> list[UsageSum]:
+        """All sums by ``UsageKey``, of one tenant or of all."""
+        with self._lock:
+            self._check_reachable()
+            return sorted(
+                total
+                for key, total in self._usage.items()
+                if institution in ("", key.institution) and project in ("", key.project)
+            )
+
+    def last_sequences(self) -> tuple[int, int]:
+        """The newest event's and the newest ledger record's sequence numbers."""
+        with self._lock:
+            self._check_reachable()
+            return self._counters.event_seq, self._counters.ledger_seq
+
+    def close(self) -> None:
+        """Nothing to release: the disk stays."""
+
+
+class _Sequences:
+    """Membership of a sequence number in a sorted list of records whose first field it is."""
+
+    def __init__(self, records: Sequence[Any]) -> None:
+        self._records = records
+
+    def __contains__(self, sequence: int) -> bool:
+        at = bisect_left(self._records, sequence, key=_first)
+        return at < len(self._records) and bool(self._records[at][0] == sequence)
+
+
+def _first(record: tuple[Any, ...]) -> Any:
+    return record[0]
+
+
+def _after(records: Sequence[Any], sequence: int) -> int:
+    return bisect_right(records, sequence, key=_first)
+
+
+def _segment_key(record: LedgerRecord) -> tuple[str, int, int]:
+    return record.job_id, record.attempt, record.segment
+
+
+def _check_new(table: str, keys: Iterable[Any], taken: Any) -> None:
+    seen = set()
+    for key in keys:
+        if key in seen or key in taken:
+            raise _refused(table, key)
+        seen.add(key)
+
+
+def _refused(table: str, key: object) -> Internal:
+    return Internal(f"The store refused a row of {table}: {key}", reason="DATABASE_REFUSED")
+
+
+def _deposed(epoch: int) -> Deposed:
+    return Deposed(f"Leader epoch {epoch} has ended; another process may have taken over.")
+
+
+def _added(left: UsageSum, right: UsageSum) -> UsageSum:
+    return UsageSum(left.key, *(a + b for a, b in zip(left[1:], right[1:], strict=True)))
+
+
+def _is_asked(job: JobRecord, query: JobQuery) -> bool:
+    return (
+        query.institution in ("", job.institution)
+        and query.project in ("", job.project)
+        and query.user in ("", job.user)
+        and query.name in ("", job.name)
+        and query.array_id in ("", job.array_id)
+        and query.region in ("", job.region)
+        and (not query.states or job.state in query.states)
+        and (not query.submitted_from_ms or job.submit_ms >= query.submitted_from_ms)
+        and (not query.submitted_to_ms or job.submit_ms < query.submitted_to_ms)
+    )

@@ -1,0 +1,207 @@
+"""What the store is asked, as SQL. Each query is bounded and has an index that serves it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Select, Table, case, func, select, text
+
+from scheduler.domain.records import AttemptRecord, EventRecord, JobRecord, LedgerRecord, RequestRecord
+from scheduler.service.ports import EventQuery, JobQuery, LedgerQuery, UsageKey, UsageSum
+from scheduler.store.schema import (
+    ATTEMPTS,
+    EVENTS,
+    IN_ARRAY,
+    JOBS,
+    LEDGER,
+    LIVE_ATTEMPT,
+    LIVE_JOB,
+    LIVE_STATES_END,
+    REQUESTS,
+    SUM_BASE,
+    USAGE,
+)
+
+_Record = TypeVar("_Record")
+
+# Ids named in one statement: both databases bound the number of parameters.
+IDS_AT_ONCE = 1000
+_ROWS_AT_ONCE = 20_000
+
+_ARRAYS = JOBS.alias("arrays")
+# A task has its array's specification; looked up for the rows of the page only.
+_SPEC = case(
+    (JOBS.c.array_id == "", JOBS.c.spec),
+    else_=func.coalesce(
+        select(_ARRAYS.c.spec).where(_ARRAYS.c.job_id == JOBS.c.array_id).scalar_subquery(), JOBS.c.spec
+    ),
+).label("spec")
+_JOB_COLUMNS = [_SPEC if column.name == "spec" else column for column in JOBS.columns]
+
+
+def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(ids), IDS_AT_ONCE):
+        yield ids[start : start + IDS_AT_ONCE]
+
+
+def _records(connection: Connection, query: Select[Any], make: Callable[[Any], _Record]) -> list[_Record]:
+    return [make(row) for row in connection.execute(query)]
+
+
+def all_of(connection: Connection, table: Table, make: Callable[[Any], _Record]) -> list[_Record]:
+    """A whole table, by its key. For the small ones."""
+    return _records(connection, select(table).order_by(*table.primary_key), make)
+
+
+def live_jobs(connection: Connection) -> list[JobRecord]:
+    """Jobs that have not ended and the arrays of such tasks, by number, as they are stored."""
+    jobs: list[JobRecord] = []
+    page = select(JOBS).where(text(LIVE_JOB)).order_by(JOBS.c.job_no).limit(_ROWS_AT_ONCE)
+    while True:
+        last = jobs[-1].job_no if jobs else -1
+        # Straight from the driver: a million rows, none of which needs SQLAlchemy's help.
+        rows = _raw(connection, page.where(JOBS.c.job_no > last))
+        jobs.extend(map(JobRecord._make, rows))
+        if len(rows) < _ROWS_AT_ONCE:
+            break
+    known = {job.job_id for job in jobs if job.array_size}
+    ended = sorted({job.array_id for job in jobs if job.array_id} - known)
+    if ended:
+        for ids in _chunks(ended):
+            jobs += _records(connection, select(JOBS).where(JOBS.c.job_id.in_(ids)), JobRecord._make)
+        jobs.sort()
+    return jobs
+
+
+def live_attempts(connection: Connection) -> list[AttemptRecord]:
+    """Attempts that have not ended, by job."""
+    query = select(ATTEMPTS).where(text(LIVE_ATTEMPT)).order_by(ATTEMPTS.c.job_no, ATTEMPTS.c.attempt)
+    return _records(connection, query, AttemptRecord._make)
+
+
+def newest_requests(connection: Connection, limit: int) -> list[RequestRecord]:
+    """The newest ``limit`` submissions' keys, oldest first."""
+    query = select(REQUESTS).order_by(REQUESTS.c.first_job_no.desc()).limit(limit)
+    requests = list(map(RequestRecord._make, _raw(connection, query)))
+    requests.reverse()
+    return requests
+
+
+def _raw(connection: Connection, query: Select[Any]) -> list[tuple[Any, ...]]:
+    compiled = query.compile(connection, compile_kwargs={"literal_binds": True})
+    cursor = connection.connection.cursor()
+    try:
+        cursor.execute(str(compiled))
+        return list(cursor.fetchall())
+    finally:
+        cursor.close()
+
+
+def find_request(connection: Connection, user: str, request_id: str) -> RequestRecord | None:
+    """The submission with this key."""
+    query = select(REQUESTS).where(REQUESTS.c.user == user, REQUESTS.c.request_id == request_id)
+    row = connection.execute(query).first()
+    return None if row is None else RequestRecord._make(row)
+
+
+def jobs_by_id(connection: Connection, job_ids: Sequence[str]) -> list[JobRecord]:
+    """The known ones among these."""
+    jobs: list[JobRecord] = []
+    for ids in _chunks(list(dict.fromkeys(job_ids))):
+        jobs += _records(connection, select(*_JOB_COLUMNS).where(JOBS.c.job_id.in_(ids)), JobRecord._make)
+    return jobs
+
+
+def jobs_by_number(connection: Connection, first_job_no: int, count: int) -> list[JobRecord]:
+    """Those numbered from ``first_job_no`` to ``first_job_no + count - 1``."""
+    query = select(*_JOB_COLUMNS).where(JOBS.c.job_no >= first_job_no, JOBS.c.job_no < first_job_no + count)
+    return _records(connection, query.order_by(JOBS.c.job_no), JobRecord._make)
+
+
+def list_jobs(connection: Connection, asked: JobQuery) -> list[JobRecord]:
+    """A page, newest first."""
+    query = select(*_JOB_COLUMNS)
+    for name in ("institution", "project", "user", "name", "region"):
+        value = getattr(asked, name)
+        if value:
+            query = query.where(JOBS.c[name] == value)
+    if asked.array_id:
+        query = query.where(JOBS.c.array_id == asked.array_id, text(f"jobs.{IN_ARRAY}"))
+    if asked.states:
+        query = query.where(JOBS.c.state.in_(asked.states))
+        if max(asked.states) < LIVE_STATES_END:
+            query = query.where(text(f"jobs.{LIVE_JOB}"))
+    if asked.submitted_from_ms:
+        query = query.where(JOBS.c.submit_ms >= asked.submitted_from_ms)
+    if asked.submitted_to_ms:
+        query = query.where(JOBS.c.submit_ms < asked.submitted_to_ms)
+    if asked.before_job_no:
+        query = query.where(JOBS.c.job_no < asked.before_job_no)
+    return _records(connection, query.order_by(JOBS.c.job_no.desc()).limit(asked.limit), JobRecord._make)
+
+
+def attempts_of(connection: Connection, job_id: str, limit: int) -> list[AttemptRecord]:
+    """The newest of a job, oldest first."""
+    job_no = select(JOBS.c.job_no).where(JOBS.c.job_id == job_id).scalar_subquery()
+    query = select(ATTEMPTS).where(ATTEMPTS.c.job_no == job_no).order_by(ATTEMPTS.c.attempt.desc()).limit(limit)
+    return _records(connection, query, AttemptRecord._make)[::-1]
+
+
+def events(connection: Connection, asked: EventQuery) -> list[EventRecord]:
+    """A page, oldest first."""
+    query = select(EVENTS).where(EVENTS.c.sequence > asked.after)
+    if asked.institution:
+        query = query.where(EVENTS.c.institution == asked.institution)
+    if asked.project:
+        query = query.where(EVENTS.c.project == asked.project)
+    if not asked.job_ids:
+        return _records(connection, query.order_by(EVENTS.c.sequence).limit(asked.limit), EventRecord._make)
+    found: dict[int, EventRecord] = {}
+    for ids in _chunks(list(dict.fromkeys(asked.job_ids))):
+        numbers = list(connection.execute(select(JOBS.c.job_no).where(JOBS.c.job_id.in_(ids))).scalars())
+        # Two index walks, each ordered and ended by the limit, in place of one sort of all of a large array's events.
+        for part in (EVENTS.c.job_no.in_(numbers), EVENTS.c.array_id.in_(ids) & text(IN_ARRAY)):
+            page = query.where(part).order_by(EVENTS.c.sequence).limit(asked.limit)
+            for row in connection.execute(page):
+                found[row[0]] = EventRecord._make(row)
+    return [found[sequence] for sequence in sorted(found)[: asked.limit]]
+
+
+def ledger(connection: Connection, asked: LedgerQuery) -> list[LedgerRecord]:
+    """A page, oldest first."""
+    query = select(LEDGER).where(LEDGER.c.sequence > asked.after)
+    for name in ("institution", "project", "job_id"):
+        value = getattr(asked, name)
+        if value:
+            query = query.where(LEDGER.c[name] == value)
+    if asked.from_ms:
+        query = query.where(LEDGER.c.end_ms > asked.from_ms)
+    if asked.to_ms:
+        query = query.where(LEDGER.c.start_ms < asked.to_ms)
+    return _records(connection, query.order_by(LEDGER.c.sequence).limit(asked.limit), LedgerRecord._make)
+
+
+def usage_sums(connection: Connection, institution: str, project: str) -> list[UsageSum]:
+    """Every sum of a tenant, or of all, by key."""
+    query = select(USAGE)
+    if institution:
+        query = query.where(USAGE.c.institution == institution)
+    if project:
+        query = query.where(USAGE.c.project == project)
+    return sorted(map(_usage_sum, connection.execute(query)))
+
+
+def _usage_sum(row: Any) -> UsageSum:
+    width = len(UsageKey._fields)
+    amounts = row[width:]
+    cpu, memory, gpu = (amounts[at] * SUM_BASE + amounts[at + 1] for at in (0, 2, 4))
+    return UsageSum(UsageKey._make(row[:width]), cpu, memory, gpu, amounts[6], amounts[7])
+
+
+def usage_row(total: UsageSum) -> tuple[str | int, ...]:
+    """A sum as ``usage_by_month`` keeps it: each amount split in two."""
+    cpu, memory, gpu = (
+        divmod(amount, SUM_BASE) for amount in (total.cpu_milli_ms, total.memory_mib_ms, total.gpu_milli_ms)
+    )
+    return (*total.key, *cpu, *memory, *gpu, total.segments, total.attempts)

@@ -1,0 +1,174 @@
+"""The tables. Columns are named and ordered as the fields of the records they keep, so that a record *is* its row.
+
+The migrations in ``migrations/versions`` build these tables; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from typing import Any, get_type_hints
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.schema import SchemaItem
+
+from scheduler.domain import records
+from scheduler.service.ports import UsageKey
+
+METADATA = MetaData()
+# SQLite makes a primary key the row's own address only when its type reads INTEGER; both hold 64 bits.
+INT = BigInteger().with_variant(Integer(), "sqlite")
+_TYPES: dict[type, Any] = {int: INT, str: Text(), bytes: LargeBinary()}
+
+# The numbers of scheduler.domain.states, which are never renumbered: conditions of an index must be constants.
+LIVE_STATES_END = 5
+LIVE_JOB = f"state < {LIVE_STATES_END}"
+LIVE_ATTEMPT = "state < 3"
+IN_ARRAY = "array_id <> ''"
+
+
+def columns_of(record: Any) -> list[Column[Any]]:
+    """One column for each field of a record type, none of them nullable."""
+    return [Column(name, _TYPES[kind], nullable=False) for name, kind in get_type_hints(record).items()]
+
+
+def _table(name: str, record: Any, key: str, *parts: SchemaItem, rowid: bool = True) -> Table:
+    primary = PrimaryKeyConstraint(*key.split(), name=f"{name}_pkey")
+    return Table(name, METADATA, *columns_of(record), primary, *parts, sqlite_with_rowid=rowid)
+
+
+def _partial(name: str, condition: str, *columns: str) -> Index:
+    return Index(name, *columns, sqlite_where=text(condition), postgresql_where=text(condition))
+
+
+# Each index costs every insert: there is one for each question the port asks, and no more.
+JOBS = _table(
+    "jobs",
+    records.JobRecord,
+    "job_no",
+    UniqueConstraint("job_id", name="jobs_by_id"),
+    Index("jobs_by_institution", "institution", "job_no"),
+    Index("jobs_by_project", "institution", "project", "job_no"),
+    _partial("jobs_live", LIVE_JOB, "job_no"),
+    _partial("jobs_by_array", IN_ARRAY, "array_id", "job_no"),
+)
+ATTEMPTS = _table(
+    "attempts",
+    records.AttemptRecord,
+    "job_no attempt",
+    _partial("attempts_live", LIVE_ATTEMPT, "job_no", "attempt"),
+    rowid=False,
+)
+EVENTS = _table(
+    "events",
+    records.EventRecord,
+    "sequence",
+    Index("events_by_job", "job_no", "sequence"),
+    Index("events_by_institution", "institution", "sequence"),
+    _partial("events_by_array", IN_ARRAY, "array_id", "sequence"),
+)
+LEDGER = _table(
+    "ledger",
+    records.LedgerRecord,
+    "sequence",
+    UniqueConstraint("job_id", "attempt", "segment", name="ledger_once"),
+    Index("ledger_by_institution", "institution", "sequence"),
+)
+REQUESTS = _table(
+    "requests",
+    records.RequestRecord,
+    "user request_id",
+    Index("requests_by_age", "first_job_no"),
+    rowid=False,
+)
+INSTITUTIONS = _table("institutions", records.InstitutionRecord, "institution")
+PROJECTS = _table(
+    "projects",
+    records.ProjectRecord,
+    "institution project",
+    ForeignKeyConstraint(["institution"], ["institutions.institution"], name="projects_institution"),
+)
+USERS = _table("users", records.UserRecord, "user")
+API_KEYS = _table("api_keys", records.ApiKeyRecord, "prefix")
+ENROLMENTS = _table(
+    "enrolments",
+    records.EnrolmentRecord,
+    "token_hash",
+    ForeignKeyConstraint(["region"], ["regions.region"], name="enrolments_region"),
+)
+QUOTAS = _table(
+    "quotas",
+    records.QuotaRecord,
+    "institution project",
+    ForeignKeyConstraint(["institution"], ["institutions.institution"], name="quotas_institution"),
+)
+REGIONS = _table("regions", records.RegionRecord, "region")
+NODES = _table(
+    "nodes",
+    records.NodeRecord,
+    "region node_id",
+    ForeignKeyConstraint(["region"], ["regions.region"], name="nodes_region"),
+)
+
+# A sum may pass 64 bits, so each is kept in two columns: value = *_high × SUM_BASE + *_low, 0 <= *_low < SUM_BASE.
+SUM_BASE = 10**18
+SUMS = ("cpu_milli_ms", "memory_mib_ms", "gpu_milli_ms")
+USAGE = Table(
+    "usage_by_month",
+    METADATA,
+    *columns_of(UsageKey),
+    *(Column(f"{name}_{part}", INT, nullable=False) for name in SUMS for part in ("high", "low")),
+    Column("segments", INT, nullable=False),
+    Column("attempts", INT, nullable=False),
+    PrimaryKeyConstraint(*UsageKey._fields, name="usage_by_month_pkey"),
+    sqlite_with_rowid=False,
+)
+# One row: who may write, and the last value of every counter. Each commit changes it first, which makes it the fence.
+LEADER = Table(
+    "leader",
+    METADATA,
+    Column("id", INT, nullable=False),
+    Column("epoch", INT, nullable=False),
+    Column("holder", Text, nullable=False),
+    Column("expire_ms", INT, nullable=False),
+    Column("commit_no", INT, nullable=False),
+    Column("job_no", INT, nullable=False),
+    Column("event_seq", INT, nullable=False),
+    Column("ledger_seq", INT, nullable=False),
+    Column("launch_seq", INT, nullable=False),
+    Column("time_ms", INT, nullable=False),
+    PrimaryKeyConstraint("id", name="leader_pkey"),
+    CheckConstraint("id = 1", name="leader_is_one_row"),
+)
+
+# What a CommitBatch's lists are kept in, in the order of writing: what is referred to comes first.
+TABLES: dict[str, Table] = {
+    "institutions": INSTITUTIONS,
+    "projects": PROJECTS,
+    "users": USERS,
+    "api_keys": API_KEYS,
+    "quotas": QUOTAS,
+    "regions": REGIONS,
+    "enrolments": ENROLMENTS,
+    "nodes": NODES,
+    "new_jobs": JOBS,
+    "jobs": JOBS,
+    "new_attempts": ATTEMPTS,
+    "attempts": ATTEMPTS,
+    "events": EVENTS,
+    "ledger": LEDGER,
+    "requests": REQUESTS,
+}
+INSERT_ONLY = frozenset({"new_jobs", "new_attempts", "events", "ledger", "requests"})

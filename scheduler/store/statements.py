@@ -1,0 +1,92 @@
+"""What a commit executes, compiled once: SQL whose parameters stand in the order of a record's fields."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Dialect,
+    Table,
+    and_,
+    bindparam,
+    case,
+    delete,
+    insert,
+    literal_column,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from scheduler.store.counters import Counters
+from scheduler.store.schema import INSERT_ONLY, INT, LEADER, NODES, SUM_BASE, SUMS, TABLES, USAGE
+
+
+class Statements:
+    """The statements of one database dialect (positional parameters)."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self._upsert = postgresql.insert if dialect.name == "postgresql" else sqlite.insert
+        self.write = {
+            name: self._sql(insert(table) if name in INSERT_ONLY else self._replace(table))
+            for name, table in TABLES.items()
+        }
+        quote = dialect.identifier_preparer.quote
+        self.copy = {
+            name: f"COPY {TABLES[name].name} ({', '.join(quote(column.name) for column in TABLES[name].columns)}) FROM STDIN"
+            for name in INSERT_ONLY
+        }
+        self.add_usage = self._sql(self._add_usage())
+        self.delete_node = self._sql(delete(NODES).where(*(NODES.c[n] == bindparam(n) for n in ("region", "node_id"))))
+        self.fence = self._sql(_fence())
+        self._fence_order = _fence().compile(dialect=dialect).positiontup or []
+        self.leader = self._sql(select(LEADER.c.epoch, LEADER.c.commit_no))
+
+    def fence_values(self, epoch: int, commit_no: int, counters: Counters) -> tuple[int, ...]:
+        """The parameters of ``fence`` in its order."""
+        values = {"epoch_is": epoch, "new_commit_no": commit_no, "last_commit_no": commit_no - 1}
+        for name, value in counters._asdict().items():
+            values[f"{name}_seen"] = values[f"{name}_new"] = value
+        return tuple(values[name] for name in self._fence_order)
+
+    def _sql(self, statement: Any) -> str:
+        return str(statement.compile(dialect=self._dialect))
+
+    def _replace(self, table: Table) -> Any:
+        """Insert, or replace all other columns of the row with the same primary key."""
+        statement = self._upsert(table)
+        key = [column.name for column in table.primary_key]
+        rest = {c.name: statement.excluded[c.name] for c in table.columns if c.name not in key}
+        return statement.on_conflict_do_update(index_elements=key, set_=rest)
+
+    def _add_usage(self) -> Any:
+        """Insert sums, or add them to those of the same key with a carry from the low column to the high one."""
+        statement = self._upsert(USAGE)
+        new = statement.excluded
+        sums: dict[str, ColumnElement[Any]] = {n: USAGE.c[n] + new[n] for n in ("segments", "attempts")}
+        for name in SUMS:
+            high, low = f"{name}_high", f"{name}_low"
+            total = USAGE.c[low] + new[low]
+            base = literal_column(str(SUM_BASE), INT)
+            carried = total >= base
+            sums[low] = case((carried, total - base), else_=total)
+            sums[high] = (
+                USAGE.c[high] + new[high] + case((carried, literal_column("1", INT)), else_=literal_column("0", INT))
+            )
+        key = [column.name for column in USAGE.primary_key]
+        return statement.on_conflict_do_update(index_elements=key, set_=sums)
+
+
+def _fence() -> Any:
+    """Advance the commit number and the counters if epoch and commit number are right; else change no row."""
+    values: dict[str, ColumnElement[Any]] = {"commit_no": bindparam("new_commit_no")}
+    for name in Counters._fields:
+        column = LEADER.c[name]
+        values[name] = case((column < bindparam(f"{name}_seen"), bindparam(f"{name}_new")), else_=column)
+    return (
+        update(LEADER)
+        .values(values)
+        .where(and_(LEADER.c.epoch == bindparam("epoch_is"), LEADER.c.commit_no == bindparam("last_commit_no")))
+    )

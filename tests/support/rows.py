@@ -1,0 +1,151 @@
+"""Records for tests of stores: plausible values, any of which can be given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scheduler.domain.records import (
+    ApiKeyRecord,
+    AttemptRecord,
+    EnrolmentRecord,
+    EventRecord,
+    InstitutionRecord,
+    JobRecord,
+    LedgerRecord,
+    NodeRecord,
+    ProjectRecord,
+    QuotaRecord,
+    RegionRecord,
+    RequestRecord,
+    UserRecord,
+)
+from scheduler.domain.states import AttemptState, JobState
+
+# 2026-10-05 00:00 UTC
+T0_MS = 1_791_158_400_000
+
+
+def job(number: int, **values: Any) -> JobRecord:
+    defaults: dict[str, Any] = dict.fromkeys(JobRecord._fields, 0)
+    defaults |= dict.fromkeys(("reason", "message", "region", "pool", "results", "checkpoint", "array_id"), "")
+    defaults |= {
+        "job_no": number,
+        "job_id": f"j{number:010d}",
+        "institution": "tongji",
+        "project": "default",
+        "user": "li",
+        "name": "train",
+        "state": int(JobState.QUEUED),
+        "priority": 2,
+        "spec": b"\x00spec\xff",
+        "submit_ms": T0_MS + number,
+        "sequence": number,
+    }
+    return JobRecord(**(defaults | values))
+
+
+def attempt(number: int, no: int = 1, **values: Any) -> AttemptRecord:
+    defaults: dict[str, Any] = dict.fromkeys(AttemptRecord._fields, 0)
+    defaults |= {
+        "job_no": number,
+        "attempt": no,
+        "job_id": f"j{number:010d}",
+        "institution": "tongji",
+        "project": "default",
+        "user": "li",
+        "region": "east",
+        "pool": "cpu",
+        "accelerator": "",
+        "placement": '[["n1",[]]]',
+        "message": "",
+        "state": int(AttemptState.RUNNING),
+        "launch_seq": number,
+        "grant_ms": T0_MS,
+    }
+    return AttemptRecord(**(defaults | values))
+
+
+def event(sequence: int, number: int = 1, **values: Any) -> EventRecord:
+    defaults: dict[str, Any] = {
+        "sequence": sequence,
+        "job_no": number,
+        "job_id": f"j{number:010d}",
+        "array_id": "",
+        "institution": "tongji",
+        "project": "default",
+        "time_ms": T0_MS + sequence,
+        "kind": "submitted",
+        "state": int(JobState.QUEUED),
+        "attempt": 0,
+        "region": "",
+        "pool": "",
+        "reason": "",
+        "message": "",
+    }
+    return EventRecord(**(defaults | values))
+
+
+def segment(sequence: int, **values: Any) -> LedgerRecord:
+    defaults: dict[str, Any] = {
+        "sequence": sequence,
+        "institution": "tongji",
+        "project": "default",
+        "user": "li",
+        "job_id": f"j{sequence:010d}",
+        "attempt": 1,
+        "segment": 0,
+        "region": "east",
+        "pool": "cpu",
+        "accelerator": "",
+        "start_ms": T0_MS,
+        "end_ms": T0_MS + 1000,
+        "cpu_milli": 2000,
+        "memory_mib": 512,
+        "gpu_milli": 0,
+        "outcome": 1,
+    }
+    return LedgerRecord(**(defaults | values))
+
+
+def request(first_job_no: int, request_id: str = "", **values: Any) -> RequestRecord:
+    defaults: dict[str, Any] = {
+        "user": "li",
+        "request_id": request_id or f"r{first_job_no}",
+        "fingerprint": b"\x01" * 32,
+        "first_job_no": first_job_no,
+        "job_count": 1,
+        "time_ms": T0_MS,
+    }
+    return RequestRecord(**(defaults | values))
+
+
+def institution(name: str = "tongji", **values: Any) -> InstitutionRecord:
+    return InstitutionRecord(name, "Tongji", 1, "east", T0_MS)._replace(**values)
+
+
+def region(name: str = "east", **values: Any) -> RegionRecord:
+    return RegionRecord(name, "", 0, "", 0, T0_MS)._replace(**values)
+
+
+def node(node_id: str = "n1", **values: Any) -> NodeRecord:
+    return NodeRecord("east", node_id, node_id, "cpu", "", 8000, 16384, 0, "{}", 1, 0)._replace(**values)
+
+
+def project(name: str = "default", **values: Any) -> ProjectRecord:
+    return ProjectRecord("tongji", name, "Default", 1, T0_MS)._replace(**values)
+
+
+def user(name: str = "li", **values: Any) -> UserRecord:
+    return UserRecord(name, "tongji", "Li", 1, 0, T0_MS)._replace(**values)
+
+
+def api_key(prefix: str = "abc", **values: Any) -> ApiKeyRecord:
+    return ApiKeyRecord(prefix, b"\x02" * 32, "li", "tongji", 1, "", "laptop", T0_MS, 0, 0)._replace(**values)
+
+
+def enrolment(token_hash: bytes = b"\x00\x03" * 16, **values: Any) -> EnrolmentRecord:
+    return EnrolmentRecord(token_hash, "east", T0_MS, T0_MS + 1, 0)._replace(**values)
+
+
+def quota(**values: Any) -> QuotaRecord:
+    return QuotaRecord("tongji", "", -1, -1, -1, -1)._replace(**values)
