@@ -53,24 +53,31 @@ def snapshot() -> dict[int, Process]:
     return {process.pid: process for process in found if process is not None}
 
 
-def descendants(processes: dict[int, Process], roots: Iterable[int]) -> set[int]:
-    """Return the ids of ``roots``, of all their descendants and of the members of their sessions and groups."""
-    children: dict[int, list[int]] = {}
-    by_session: dict[int, list[int]] = {}
-    for process in processes.values():
-        children.setdefault(process.ppid, []).append(process.pid)
-        for leader in {process.sid, process.pgid}:
-            by_session.setdefault(leader, []).append(process.pid)
-    members: set[int] = set()
-    queue = list(roots)
-    while queue:
-        pid = queue.pop()
-        if pid in members:
-            continue
-        members.add(pid)
-        queue.extend(children.get(pid, ()))
-        queue.extend(by_session.get(pid, ()))
-    return members & processes.keys()
+class Forest:
+    """All processes by parent, session and group, for asking which belong together."""
+
+    def __init__(self, processes: dict[int, Process]) -> None:
+        self.processes = processes
+        self._related: dict[int, list[int]] = {}
+        for process in processes.values():
+            for leader in {process.ppid, process.sid, process.pgid}:
+                self._related.setdefault(leader, []).append(process.pid)
+
+    def members(self, roots: Iterable[int]) -> set[int]:
+        """Return ``roots``, all their descendants and the members of the sessions and groups these lead."""
+        found: set[int] = set()
+        queue = list(roots)
+        while queue:
+            pid = queue.pop()
+            if pid not in found:
+                found.add(pid)
+                queue.extend(self._related.get(pid, ()))
+        return found & self.processes.keys()
+
+    def orphans(self, parent: int, own: Collection[int]) -> list[Process]:
+        """Return the living children of ``parent`` that are not among ``own``."""
+        children = (self.processes[pid] for pid in self._related.get(parent, ()))
+        return [one for one in children if one.ppid == parent and one.pid not in own and not one.zombie]
 
 
 def last_pid() -> int:
@@ -147,28 +154,53 @@ def _open_marked(root: str, seen: set[int]) -> Iterable[int]:
         yield fd
 
 
-def memory_kib(pid: int, rss_kib: int, *, exact: bool) -> int:
-    """Return the memory of one process in KiB; ``exact`` shares pages held in common among their holders (PSS)."""
-    if not exact:
-        return rss_kib
+def oom_kills() -> int:
+    """Return how many processes the kernel has killed for lack of memory since the machine started."""
     try:
-        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+        with open("/proc/vmstat", "rb") as file:
+            for line in file:
+                if line.startswith(b"oom_kill "):
+                    return int(line.split()[1])
+    except (OSError, ValueError):
+        return 0
+    return 0
+
+
+def _proportional_kib(process: Process) -> int:
+    try:
+        with open(f"/proc/{process.pid}/smaps_rollup", "rb") as file:
             for line in file:
                 if line.startswith(b"Pss:"):
                     return int(line.split()[1])
     except (OSError, ValueError, IndexError):
-        return rss_kib
-    return rss_kib
+        pass
+    return process.rss_kib
 
 
-def tree_memory_mib(processes: dict[int, Process], members: Collection[int], limit_mib: int) -> int:
-    """Return what a process tree holds, in MiB.
+def memory_of_trees(roots: dict[int, tuple[str, int]], parent: int) -> dict[int, int]:
+    """Return the MiB held by each process tree, by root id.
 
-    Resident set sizes are summed first, which is cheap and never too low. Only when that sum comes near the limit,
-    and more than one process could be counting the same page, is each asked for its proportional share.
+    ``roots`` gives each tree's attempt folder and memory limit in MiB (0: none); ``parent`` is their common parent, to
+    which what they leave behind belongs. Resident set sizes are summed first, which is cheap and never too low. Only
+    when that sum comes near the limit, and more than one process could be counting the same page, is each asked for
+    its proportional share.
     """
-    alive = [processes[pid] for pid in members if pid in processes and not processes[pid].zombie]
+    forest = Forest(snapshot())
+    extra: dict[int, list[int]] = {}
+    by_folder = {folder: pid for pid, (folder, _) in roots.items()}
+    for process in forest.orphans(parent, roots):
+        owner = process.sid if process.sid in roots else by_folder.get(marker_of(process.pid) or "")
+        if owner is not None:
+            extra.setdefault(owner, []).append(process.pid)
+    return {
+        pid: _tree_mib(forest, forest.members([pid, *extra.get(pid, ())]), limit_mib)
+        for pid, (_, limit_mib) in roots.items()
+    }
+
+
+def _tree_mib(forest: Forest, members: Collection[int], limit_mib: int) -> int:
+    alive = [one for pid in members if not (one := forest.processes[pid]).zombie]
     total = sum(process.rss_kib for process in alive)
     if limit_mib and len(alive) > 1 and total > limit_mib * 1024 * 9 // 10:
-        total = sum(memory_kib(process.pid, process.rss_kib, exact=True) for process in alive)
+        total = sum(_proportional_kib(process) for process in alive)
     return -(-total // 1024)

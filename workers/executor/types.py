@@ -80,7 +80,7 @@ class Launch:
     """One process of one attempt: rank ``rank`` of ``world_size``.
 
     ``argv[0]`` is looked up in the job's PATH; ``python`` is the interpreter of the node (or of the job's packages).
-    ``env`` may not hold names that start with ``SUANLI_`` or ``RAY_`` and never overrides the rank variables.
+    ``env`` may not hold names that start with ``SUANLI_``; rank and GPU variables in it are overridden.
     """
 
     job_id: str

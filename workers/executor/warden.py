@@ -230,7 +230,7 @@ class Warden:
             return False
         if log.write(data):
             self._say("hole", source.job.number, source.stream, *log.hole)
-        if log.over_limit and source.job.pid not in self.closing:
+        if log.over_limit and not source.job.ended_ms:
             self.epoll.unregister(source.fd)
             self.paused.append((time.monotonic() + _FLOOD_PAUSE_S, source))
         return True
@@ -261,8 +261,12 @@ class Warden:
 
     def _send_signals(self) -> None:
         wanted, self.signals = self.signals, []
-        processes = procfs.snapshot()
-        orphans = self._orphans_by_job(processes)
+        forest = procfs.Forest(procfs.snapshot())
+        orphans: dict[int, list[int]] = {}
+        for process in forest.orphans(os.getpid(), self.by_pid):
+            owner = self._owner(process)
+            if owner is not None:
+                orphans.setdefault(owner.number, []).append(process.pid)
         for number, signum in wanted:
             job = self.by_number.get(number)
             if job is None or job.pid in self.closing:
@@ -270,18 +274,9 @@ class Warden:
             if signum == signal.SIGKILL:
                 with contextlib.suppress(OSError):
                     os.killpg(job.pid, signum)
-            for pid in procfs.descendants(processes, [job.pid, *orphans.get(number, ())]):
+            for pid in forest.members([job.pid, *orphans.get(number, ())]):
                 with contextlib.suppress(OSError):
                     os.kill(pid, signum)
-
-    def _orphans_by_job(self, processes: dict[int, procfs.Process]) -> dict[int, list[int]]:
-        found: dict[int, list[int]] = {}
-        for process in processes.values():
-            if process.ppid == os.getpid() and process.pid not in self.by_pid and not process.zombie:
-                job = self._owner(process)
-                if job is not None:
-                    found.setdefault(job.number, []).append(process.pid)
-        return found
 
     def _owner(self, process: procfs.Process) -> Job | None:
         job = self.by_pid.get(process.sid) or self.by_pid.get(process.pgid)

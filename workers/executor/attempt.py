@@ -1,0 +1,111 @@
+"""The executor's record of one rank, and the verdict on how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import signal
+import time
+from pathlib import Path
+
+from workers.executor import staging
+from workers.executor.types import AttemptInfo, AttemptKey, AttemptState, Exited, ExitReason, Launch, Usage
+
+
+def now_ms() -> int:
+    """Return the wall clock in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclasses.dataclass(slots=True)
+class Attempt:
+    """One rank from its launch until it is forgotten."""
+
+    launch: Launch
+    number: int
+    folder: Path
+    state: AttemptState = AttemptState.PREPARING
+    spawned: bool = False
+    pid: int | None = None
+    started_ms: int = 0
+    memory_mib: int = 0
+    peak_mib: int = 0
+    holes: list[tuple[int, int]] = dataclasses.field(default_factory=lambda: [(0, 0), (0, 0)])
+    verdict: tuple[ExitReason, str] | None = None
+    """Set when we end it: why, and the sentence."""
+    timers: list[asyncio.TimerHandle] = dataclasses.field(default_factory=list)
+    kill_at: float = float("inf")
+    preparing: asyncio.Task[None] | None = None
+    resources: contextlib.AsyncExitStack | None = None
+    checkpoint: tuple[staging.Signature, str | None] = ((), None)
+    """What the checkpoint folder held when it was stored last, and as what."""
+    checkpointed_ms: int = 0
+    exited: Exited | None = None
+
+    @property
+    def key(self) -> AttemptKey:
+        """What names it."""
+        return self.launch.key
+
+    def cancel_timers(self) -> None:
+        """Forget the deadlines: there is nothing left to end."""
+        for timer in self.timers:
+            timer.cancel()
+        self.timers.clear()
+
+    def info(self) -> AttemptInfo:
+        """Return what the outside may know."""
+        usage = self.exited.usage if self.exited else Usage(0, self.peak_mib, self.memory_mib)
+        key = self.key
+        return AttemptInfo(key.job_id, key.attempt, key.rank, self.state, self.pid, self.started_ms, usage, self.exited)
+
+    def end(
+        self,
+        reason: ExitReason,
+        message: str,
+        *,
+        status: int | None = None,
+        ended_ms: int = 0,
+        cpu_ms: int = 0,
+        peak_kib: int = 0,
+    ) -> Exited:
+        """Return the last event, without what the artifact store will add."""
+        code = os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else None
+        signum = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None
+        return Exited(
+            job_id=self.key.job_id,
+            attempt=self.key.attempt,
+            rank=self.key.rank,
+            reason=reason,
+            exit_code=code,
+            signal=signal_name(signum) if signum else None,
+            message=message,
+            started_ms=self.started_ms,
+            ended_ms=ended_ms or now_ms(),
+            usage=Usage(cpu_ms, max(self.peak_mib, -(-peak_kib // 1024))),
+        )
+
+
+def signal_name(number: int) -> str:
+    """Return a name such as SIGSEGV."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"
+
+
+def judge(status: int, *, kernel_was_short: bool) -> tuple[ExitReason, str]:
+    """Return why a process that nobody told to end has ended, and a sentence.
+
+    ``kernel_was_short``: the kernel has killed some process for lack of memory moments ago. A shell reports the
+    SIGKILL of its child as exit code 137, so that is taken for the same.
+    """
+    killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    if kernel_was_short and (killed or (os.WIFEXITED(status) and os.WEXITSTATUS(status) == 128 + signal.SIGKILL)):
+        return ExitReason.OUT_OF_MEMORY, "the node ran out of memory and its kernel killed the process"
+    if os.WIFSIGNALED(status):
+        return ExitReason.SIGNALLED, f"the process died of {signal_name(os.WTERMSIG(status))}"
+    code = os.WEXITSTATUS(status)
+    return ExitReason.EXITED, "finished" if code == 0 else f"the command ended with exit code {code}"
