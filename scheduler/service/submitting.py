@@ -17,7 +17,7 @@ from scheduler.domain.records import JobRecord, RequestRecord
 from scheduler.domain.resources import Resources
 from scheduler.domain.spec import Dependency, DependencyCondition, JobSpec, Shape
 from scheduler.domain.states import TERMINAL, AttemptOutcome, JobState
-from scheduler.planning.feasible import could_ever_fit
+from scheduler.planning.feasible import Infeasible, UnknownPlace, could_ever_fit
 from scheduler.service.contract import Submission
 from scheduler.service.ending import end_array_if_done, job_ended
 from scheduler.service.model import Job
@@ -201,14 +201,21 @@ def _check_shape(state: State, spec: JobSpec, field: str) -> None:
                     reason="REGION_NOT_FOUND",
                     field=f"{field}.{name}[{number}]",
                 )
-    infeasible = could_ever_fit(state.pools, spec.shape)
-    if infeasible is not None:
+    found = could_ever_fit(state.pools, spec.shape)
+    if isinstance(found, Infeasible):
         raise FailedPrecondition(
-            infeasible.message,
+            _sentence(found.message),
             reason="NEVER_FITS",
             field=f"{field}.resources",
-            metadata={"nearest_pool": infeasible.nearest_pool},
+            metadata={"nearest_pool": str(found.pool)}
+            | {f"lacking_{name}": str(amount) for name, amount in found.lacking.items()},
         )
+    if isinstance(found, UnknownPlace) and spec.shape.pools and state.pools:
+        raise InvalidArgument(_sentence(found.message), reason="POOL_NOT_FOUND", field=f"{field}.pools")
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:].rstrip(".") + "."
 
 
 def _check_dependency(
