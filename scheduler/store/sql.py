@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Connection, select
@@ -41,7 +42,7 @@ from scheduler.store.failures import translated
 from scheduler.store.lease import POSTGRES_NOW_MS, SQLITE_NOW_MS, FileLock, Lease, deposed
 from scheduler.store.migrate import migrate
 from scheduler.store.rollup import sum_usage
-from scheduler.store.statements import Statements
+from scheduler.store.statements import Statements, parts
 
 REQUESTS_LOADED = 200_000
 # From this many rows on, PostgreSQL takes them faster by COPY than by INSERT.
@@ -163,8 +164,13 @@ class SqlStore:
     def _write(self, connection: Connection, name: str, rows: list[Any]) -> None:
         if self._on_postgres and name in schema.INSERT_ONLY and len(rows) >= _COPY_FROM_ROWS:
             self._copy(connection, name, rows)
-        else:
+        elif self._on_postgres:
             connection.exec_driver_sql(self._sql.write[name], rows)
+        else:
+            # Many rows a statement: SQLite's driver gives up the interpreter's lock at each one, and a thread that has to
+            # win it back from a busy one a thousand times a commit is fifty times slower.
+            for part in parts(rows):
+                connection.exec_driver_sql(self._sql.write_many(name, len(part)), tuple(chain.from_iterable(part)))
 
     def _copy(self, connection: Connection, name: str, rows: list[Any]) -> None:
         cursor = connection.connection.cursor()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
@@ -22,12 +23,27 @@ from sqlalchemy.dialects import postgresql, sqlite
 from scheduler.store.counters import Counters
 from scheduler.store.schema import INSERT_ONLY, INT, LEADER, NODES, SUM_BASE, SUMS, TABLES, USAGE
 
+_Row = TypeVar("_Row")
+
+# Rows in one statement: few lengths, so that each is prepared once; the longest times 33 columns is within SQLite's bound.
+_PART_ROWS = (512, 64, 8, 1)
+
+
+def parts(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
+    """The rows in order, cut into as few parts of the lengths above as they take."""
+    start = 0
+    for size in _PART_ROWS:
+        while len(rows) - start >= size:
+            yield rows[start : start + size]
+            start += size
+
 
 class Statements:
     """The statements of one database dialect (positional parameters)."""
 
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
+        self._many: dict[tuple[str, int], str] = {}
         self._upsert = postgresql.insert if dialect.name == "postgresql" else sqlite.insert
         self.write = {
             name: self._sql(insert(table) if name in INSERT_ONLY else self._replace(table))
@@ -43,6 +59,15 @@ class Statements:
         self.fence = self._sql(_fence())
         self._fence_order = _fence().compile(dialect=dialect).positiontup or []
         self.leader = self._sql(select(LEADER.c.epoch, LEADER.c.commit_no))
+
+    def write_many(self, name: str, count: int) -> str:
+        """The statement that writes ``count`` rows at once (SQLite), their values one after another."""
+        known = self._many.get((name, count))
+        if known is None:
+            one = f"({', '.join('?' * len(TABLES[name].columns))})"
+            head, tail = self.write[name].split(f"VALUES {one}")
+            known = self._many[name, count] = f"{head}VALUES {', '.join([one] * count)}{tail}"
+        return known
 
     def fence_values(self, epoch: int, commit_no: int, counters: Counters) -> tuple[int, ...]:
         """The parameters of ``fence`` in its order."""

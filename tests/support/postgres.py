@@ -53,8 +53,9 @@ def _readable_binaries(folder: Path) -> Path:
 class PostgresServer:
     """A running server. ``url(name)`` is a fresh, empty database's."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, fsync: bool) -> None:
         self._folder = folder
+        self._fsync = fsync
         self._data = folder / "data"
         self._binaries = _readable_binaries(folder)
         self._process: subprocess.Popen[bytes] | None = None
@@ -73,7 +74,7 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
-        settings = {**_SETTINGS, "unix_socket_directories": str(self._folder)}
+        settings = {**_SETTINGS, "fsync": "on" if self._fsync else "off", "unix_socket_directories": str(self._folder)}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -115,12 +116,12 @@ class PostgresServer:
 
 
 @contextmanager
-def running_postgres() -> Iterator[PostgresServer]:
-    """A server for the length of the block."""
+def running_postgres(fsync: bool = False) -> Iterator[PostgresServer]:
+    """A server for the length of the block. Without ``fsync`` what it committed survives its own crash, not the host's."""
     folder = Path(tempfile.mkdtemp(prefix="suanli-pg-"))
     if os.geteuid() == 0:
         os.chown(folder, _NOBODY, _NOBODY)
-    server = PostgresServer(folder)
+    server = PostgresServer(folder, fsync)
     try:
         server.initialise()
         server.start()
