@@ -259,9 +259,8 @@ def verdict(attempt: Attempt, results: str, note: str = "") -> Verdict:
         return Verdict(Outcome(attempt.asked.outcome), message=_join(attempt.asked.message, note), **common)
     failed = [(number, end) for number, end in ends if end.outcome not in (Outcome.SUCCEEDED, Outcome.UNSPECIFIED)]
     if not failed:
-        return Verdict(
-            Outcome.FAILED, message=_join("stopped on its node, though nobody had asked for it", note), **common
-        )
+        # An earlier start of the agent, whose disk was lost since, had it stopped.
+        return Verdict(Outcome.NODE_LOST, message=_join("it had been stopped on its node before", note), **common)
     number, first = min(failed, key=lambda item: (_weight(item[1].outcome), item[1].order))
     message = f"rank {number}: {first.message}" if len(ends) > 1 and first.message else first.message
     return Verdict(

@@ -158,12 +158,14 @@ class NodeExecutor:
         """Start processes. One that is known already, alive or ended, is left alone: launching twice is harmless.
 
         Returns those not taken on (too much at once, or stopped before they came). Every other one ends in an Exited
-        event.
+        event; where that was acknowledged by an agent that has forgotten it since (its disk was lost), it is told again.
         """
         refused = []
         for launch in launches:
             key = launch.key
-            if key in self._live or key in self._ended:
+            known = self._live.get(key) or self._ended.get(key)
+            if known is not None:
+                self._tell_again(known)
                 continue
             if (key.job_id, key.attempt) in self._tombstones:
                 refused.append(Refused(key, "the attempt was stopped before it was launched"))
@@ -172,6 +174,13 @@ class NodeExecutor:
             else:
                 self._begin(launch)
         return tuple(refused)
+
+    def _tell_again(self, known: Attempt) -> None:
+        key = known.key
+        if known.exited is not None:
+            self._events.add(known.exited)
+        elif known.pid is not None:
+            self._events.add(Started(key.job_id, key.attempt, key.rank, known.pid, known.started_ms))
 
     async def stop(self, job_id: str, attempt: int, grace_ms: int, reason: str = "stopped on request") -> None:
         """End all ranks of an attempt on this node: SIGTERM to all processes, SIGKILL after ``grace_ms``.
