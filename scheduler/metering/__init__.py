@@ -1,0 +1,1 @@
+"""Usage: segments of allocations, their sums, and the metrics that show them."""

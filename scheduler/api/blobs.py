@@ -1,0 +1,227 @@
+"""Blobs and results: between the callers' streams and the artifact store, whose calls block and therefore run in threads."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import BinaryIO, TypeVar
+
+from protos.suanli.v1 import jobs_pb2
+from scheduler.api.gate import first_of
+from scheduler.api.visibility import Caller, visible_jobs
+from scheduler.catalog.artifacts import ArtifactStore, FileEntry
+from scheduler.domain.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
+from scheduler.service.contract import Service
+from scheduler.wire import check
+from scheduler.wire.cache import BoundedCache
+
+T = TypeVar("T")
+CHUNK_BYTES = 1024 * 1024
+MAX_BLOB_BYTES = 4 * 1024**3
+MAX_DIGESTS = 10_000
+MAX_UPLOADS = 32
+IDLE_TIMEOUT_S = 120.0
+_THREADS = 8
+# Paths of known folders, kept so that a thousand jobs with one folder ask the store once.
+_KNOWN_PATHS = 200_000
+
+
+class Artifacts:
+    """The store behind asyncio. Its failures become our errors."""
+
+    def __init__(self, store: ArtifactStore, uploads: Path) -> None:
+        self._store = store
+        self.uploads = uploads
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="suanli-artifacts")
+        self._folders: BoundedCache[str, frozenset[str]] = BoundedCache(_KNOWN_PATHS)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Do blocking work in a thread. ``Unavailable`` when the storage is away."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except FileNotFoundError as error:
+            raise NotFound("The artifact store does not hold that.", reason="ARTIFACT_NOT_FOUND") from error
+        except OSError as error:
+            raise Unavailable(
+                f"The artifact store does not answer ({type(error).__name__}); try again in a moment.",
+                reason="ARTIFACT_STORE",
+            ) from error
+
+    async def missing(self, digests: Sequence[str]) -> list[str]:
+        """Those the store does not hold, in the order asked."""
+        return await self.run(lambda: [digest for digest in digests if not self._store.has(digest)])
+
+    async def folder(self, digest: str) -> tuple[FileEntry, ...]:
+        """The files of a folder. ``NotFound`` for an unknown one or what is no folder."""
+        try:
+            return await self.run(lambda: self._store.read_manifest(digest))
+        except ValueError as error:
+            raise NotFound(f"{digest} is not the manifest of a folder.", reason="NOT_A_FOLDER") from error
+
+    async def folder_paths(self, digest: str) -> frozenset[str]:
+        """The paths in a folder, from memory where they are known."""
+        paths = self._folders.get(digest)
+        if paths is None:
+            paths = frozenset(entry.path for entry in await self.folder(digest))
+            self._folders.put(digest, paths, len(paths) + 1)
+        return paths
+
+    async def keep(self, path: Path, digest: str) -> None:
+        """Store a local file."""
+        await self.run(lambda: self._store.put_file(path, digest))
+
+    async def read(self, digest: str, offset: int) -> AsyncIterator[bytes]:
+        """A blob's bytes from an offset on, in chunks."""
+        stream = await self.run(lambda: self._store.open_blob(digest, offset))
+        try:
+            while chunk := await self.run(lambda: stream.read(CHUNK_BYTES)):
+                yield chunk
+        finally:
+            await self.run(stream.close)
+
+    def close(self) -> None:
+        """Stop the threads once they are idle."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+
+class BlobApi:
+    """The methods of JobService that move bytes."""
+
+    def __init__(self, service: Service, artifacts: Artifacts, max_blob_bytes: int = MAX_BLOB_BYTES) -> None:
+        self._service = service
+        self._artifacts = artifacts
+        self._max_bytes = max_blob_bytes
+        self._uploads = 0
+
+    async def find_missing_blobs(
+        self, request: jobs_pb2.FindMissingBlobsRequest, caller: Caller
+    ) -> jobs_pb2.FindMissingBlobsResponse:
+        """Which blobs need be uploaded."""
+        del caller
+        check.count(len(request.digests), MAX_DIGESTS, "digests", "digests")
+        digests = [check.digest(digest, f"digests[{index}]") for index, digest in enumerate(request.digests)]
+        return jobs_pb2.FindMissingBlobsResponse(digests=await self._artifacts.missing(digests))
+
+    async def upload_blob(
+        self, requests: AsyncIterator[jobs_pb2.UploadBlobRequest], caller: Caller
+    ) -> jobs_pb2.UploadBlobResponse:
+        """Take one blob. It is stored whole, with the content its digest says, or not at all."""
+        del caller
+        if self._uploads >= MAX_UPLOADS:
+            raise ResourceExhausted(f"{MAX_UPLOADS} uploads are under way; try again in a moment.", reason="UPLOADS")
+        self._uploads += 1
+        try:
+            return await self._upload(requests)
+        finally:
+            self._uploads -= 1
+
+    async def _upload(self, requests: AsyncIterator[jobs_pb2.UploadBlobRequest]) -> jobs_pb2.UploadBlobResponse:
+        request = await first_of(requests, IDLE_TIMEOUT_S, "digest")
+        digest = check.digest(request.digest, "digest")
+        file = await self._artifacts.run(self._scratch)
+        try:
+            hasher, size = hashlib.sha256(), 0
+            while request is not None:
+                if request.digest and request.digest != digest:
+                    check.invalid("digest", "it is given in the first message only.")
+                size += len(request.data)
+                self._check_size(len(request.data), size)
+                await self._artifacts.run(_appending(file, hasher, request.data))
+                request = await _following(requests)
+            found = f"sha256:{hasher.hexdigest()}"
+            if found != digest:
+                raise InvalidArgument(
+                    f"digest: the content's is {found}, not {digest}; upload it again.",
+                    reason="DIGEST_MISMATCH",
+                    field="digest",
+                )
+            await self._artifacts.run(file.flush)
+            await self._artifacts.keep(Path(file.name), digest)
+        finally:
+            await asyncio.shield(self._artifacts.run(file.close))
+        return jobs_pb2.UploadBlobResponse(digest=digest, size_bytes=size)
+
+    def _scratch(self) -> BinaryIO:
+        self._artifacts.uploads.mkdir(parents=True, exist_ok=True)
+        return NamedTemporaryFile(dir=self._artifacts.uploads)  # type: ignore[return-value]
+
+    def _check_size(self, chunk: int, size: int) -> None:
+        if chunk > CHUNK_BYTES:
+            check.invalid("data", f"{chunk:,} bytes in one message are too many; send at most {CHUNK_BYTES:,}.")
+        if size > self._max_bytes:
+            raise ResourceExhausted(
+                f"data: a blob may have {self._max_bytes:,} bytes at most; register larger data as a data set.",
+                reason="BLOB_TOO_LARGE",
+                field="data",
+            )
+
+    async def list_results(self, request: jobs_pb2.ListResultsRequest, caller: Caller) -> jobs_pb2.ListResultsResponse:
+        """The files of a job's results."""
+        manifest = await self._results(request.job_id, caller)
+        files = await self._artifacts.folder(manifest) if manifest else ()
+        return jobs_pb2.ListResultsResponse(
+            files=[jobs_pb2.ResultFile(path=f.path, digest=f.digest, size_bytes=f.size_bytes) for f in files],
+            manifest=manifest,
+        )
+
+    async def download_result(
+        self, request: jobs_pb2.DownloadResultRequest, caller: Caller
+    ) -> AsyncIterator[jobs_pb2.DownloadResultResponse]:
+        """One file of a job's results."""
+        check.integer(request.offset, 0, 1 << 62, "offset", "bytes")
+        manifest = await self._results(request.job_id, caller)
+        files = await self._artifacts.folder(manifest) if manifest else ()
+        file = next((f for f in files if f.path == request.path), None)
+        if file is None:
+            raise NotFound(
+                f"path: the results of {request.job_id} have no file {check.shown(request.path)}; `suanli fetch` lists them.",
+                reason="RESULT_NOT_FOUND",
+                field="path",
+            )
+        if request.offset > file.size_bytes:
+            check.invalid("offset", f"the file has {file.size_bytes:,} bytes only.")
+        offset = request.offset
+        if offset == file.size_bytes:
+            # Nothing is left to read; one empty message says that the file was found.
+            yield jobs_pb2.DownloadResultResponse(offset=offset)
+            return
+        async for chunk in self._artifacts.read(file.digest, offset):
+            yield jobs_pb2.DownloadResultResponse(offset=offset, data=chunk)
+            offset += len(chunk)
+
+    async def _results(self, job_id: str, caller: Caller) -> str:
+        check.job_id(job_id, "job_id")
+        record = (await visible_jobs(self._service, caller, [job_id], "job_id"))[0]
+        if record.array_size:
+            raise FailedPrecondition(
+                f"{job_id} is an array; each of its tasks has results of its own, as in {job_id}.0.",
+                reason="IS_ARRAY",
+                field="job_id",
+            )
+        return record.results
+
+
+def _appending(file: BinaryIO, hasher: hashlib._Hash, data: bytes) -> Callable[[], None]:
+    def work() -> None:
+        hasher.update(data)
+        file.write(data)
+
+    return work
+
+
+async def _following(requests: AsyncIterator[jobs_pb2.UploadBlobRequest]) -> jobs_pb2.UploadBlobRequest | None:
+    try:
+        async with asyncio.timeout(IDLE_TIMEOUT_S):
+            return await anext(requests, None)
+    except TimeoutError:
+        raise InvalidArgument(f"The upload stood still for {IDLE_TIMEOUT_S:g} s.", reason="UPLOAD_STALLED") from None

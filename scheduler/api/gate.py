@@ -1,0 +1,219 @@
+"""The gate every call passes: who calls, may they, does the message parse, and what goes back when something fails.
+
+Handlers are registered from the service descriptors, so no method can be served past the gate. Messages are taken as bytes:
+gRPC's own parsing would answer a caller's broken message with UNKNOWN instead of INVALID_ARGUMENT.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from time import perf_counter
+from typing import Any, Protocol, TypeAlias
+
+import grpc
+from google.protobuf import message_factory
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+
+from scheduler.api.errors import code_of, status_of
+from scheduler.api.permissions import PUBLIC, Role, Scope, scope_of
+from scheduler.api.visibility import Caller
+from scheduler.domain.errors import Internal, InvalidArgument, PermissionDenied, SuanliError, Unauthenticated
+from scheduler.domain.records import ApiKeyRecord
+
+log = logging.getLogger(__name__)
+_BEARER = "bearer "
+_NOBODY = Caller("", "", 0, "", Scope.OWN)
+
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
+
+
+class Authenticator(Protocol):
+    """Knows keys."""
+
+    def authenticate(self, key: str) -> ApiKeyRecord:
+        """See ``scheduler.service.contract.Service``."""
+        ...
+
+
+class RpcObserver(Protocol):
+    """Counts calls."""
+
+    def rpc(self, method: str, code: str, seconds: float) -> None:
+        """A call has been answered."""
+        ...
+
+    def stream(self, method: str, change: int) -> None:
+        """A stream has been opened (+1) or has ended (-1)."""
+        ...
+
+
+class Gate:
+    """Makes gRPC handlers of servicers whose methods take ``(request, caller)``.
+
+    A method ``SubmitJobs`` is served by ``submit_jobs``: a coroutine function, or an async generator function when it answers
+    with a stream; a stream of requests comes as an async iterator.
+    """
+
+    def __init__(self, authenticator: Authenticator, observer: RpcObserver) -> None:
+        self._authenticator = authenticator
+        self._observer = observer
+
+    def add(self, server: grpc.aio.Server, service: ServiceDescriptor, servicers: Sequence[object]) -> None:
+        """Serve all methods of a service, each by the first servicer that has it."""
+        handlers = {method.name: self._handler(method, _find(servicers, method)) for method in service.methods}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
+
+    def _handler(self, method: MethodDescriptor, function: Callable[..., Any]) -> Handler:
+        if not method.server_streaming:
+            make, unary = grpc.unary_unary_rpc_method_handler, self._unary(method, function)
+            if method.client_streaming:
+                make = grpc.stream_unary_rpc_method_handler
+            return make(unary)
+        stream = self._stream(method, function)
+        if method.client_streaming:
+            return grpc.stream_stream_rpc_method_handler(stream)
+        return grpc.unary_stream_rpc_method_handler(stream)
+
+    def _admit(self, name: str, context: Context) -> Caller:
+        """Who calls; ``Unauthenticated`` or ``PermissionDenied`` when that may not be."""
+        if name in PUBLIC:
+            return _NOBODY
+        record = self._authenticator.authenticate(_key_in(context))
+        scope = scope_of(name, record.role, record.institution)
+        if scope is None:
+            role = Role(record.role).name.lower() if record.role in set(Role) else "unknown"
+            raise PermissionDenied(
+                f"The role of your key ({role}) does not allow {name.rpartition('/')[2]}.", reason="ROLE_NOT_ALLOWED"
+            )
+        return Caller(record.user, record.institution, record.role, record.region, scope)
+
+    def _unary(
+        self, method: MethodDescriptor, function: Callable[[Any, Caller], Awaitable[Message]]
+    ) -> Callable[[Any, Context], Awaitable[bytes]]:
+        name, parse = _name(method), _parser(method)
+
+        async def handle(raw: Any, context: Context) -> bytes:
+            start = perf_counter()
+            try:
+                caller = self._admit(name, context)
+                request = _parsed(raw, parse) if method.client_streaming else parse(raw)
+                response = (await function(request, caller)).SerializeToString()
+            except Exception as error:
+                failure = self._failure(name, error)
+            else:
+                self._observer.rpc(name, "OK", perf_counter() - start)
+                return response
+            self._observer.rpc(name, code_of(failure).name, perf_counter() - start)
+            return await _abort(context, failure)
+
+        return handle
+
+    def _stream(
+        self, method: MethodDescriptor, function: Callable[[Any, Caller], AsyncIterator[Message]]
+    ) -> Callable[[Any, Context], AsyncIterator[bytes]]:
+        name, parse = _name(method), _parser(method)
+
+        async def handle(raw: Any, context: Context) -> AsyncIterator[bytes]:
+            self._observer.stream(name, 1)
+            failure = None
+            responses = None
+            try:
+                caller = self._admit(name, context)
+                request = _parsed(raw, parse) if method.client_streaming else parse(raw)
+                responses = function(request, caller)
+                async for response in responses:
+                    yield response.SerializeToString()
+            except Exception as error:
+                failure = self._failure(name, error)
+            finally:
+                self._observer.stream(name, -1)
+                if responses is not None:
+                    # A caller that hangs up leaves the generator in the middle: its clean-up must not wait for the collector.
+                    await responses.aclose()  # type: ignore[attr-defined]
+            if failure is not None:
+                await _abort(context, failure)
+
+        return handle
+
+    def _failure(self, name: str, error: Exception) -> SuanliError:
+        """What the caller is told. A defect is logged whole here and gives the caller its number only."""
+        if isinstance(error, SuanliError) and not isinstance(error, Internal):
+            return error
+        incident = secrets.token_hex(4)
+        log.error("incident %s in %s", incident, name, exc_info=error)
+        return Internal(
+            f"Something went wrong on the server (incident {incident}); its log says what. The call may be tried again.",
+            metadata={"incident": incident},
+        )
+
+
+async def _abort(context: Context, failure: SuanliError) -> bytes:
+    code, details, metadata = status_of(failure)
+    await context.abort(code, details, metadata)
+    raise AssertionError("abort always raises")
+
+
+async def _parsed(raw: AsyncIterator[bytes], parse: Callable[[bytes], Message]) -> AsyncIterator[Message]:
+    async for one in raw:
+        yield parse(one)
+
+
+def _parser(method: MethodDescriptor) -> Callable[[bytes], Message]:
+    message_class = message_factory.GetMessageClass(method.input_type)
+    from_string = message_class.FromString
+
+    def parse(raw: bytes) -> Message:
+        try:
+            return from_string(raw)
+        except DecodeError as error:
+            raise InvalidArgument(
+                f"The request is not a readable {method.input_type.name}: {_reason(error)}", reason="MALFORMED_MESSAGE"
+            ) from None
+
+    return parse
+
+
+def _reason(error: DecodeError) -> str:
+    if "UTF-8" in str(error):
+        return "a string in it is not valid UTF-8; encode text as UTF-8, and put other bytes into a file."
+    return "its bytes are damaged or cut off; use the published protos to make it."
+
+
+def _key_in(context: Context) -> str:
+    for name, value in context.invocation_metadata() or ():
+        if name == "authorization":
+            text = value.decode("latin-1") if isinstance(value, bytes) else value
+            if text[: len(_BEARER)].lower() == _BEARER:
+                return text[len(_BEARER) :].strip()
+            break
+    raise Unauthenticated(
+        "There is no API key in the call; send it as metadata: authorization: Bearer suanli_….", reason="NO_API_KEY"
+    )
+
+
+def _name(method: MethodDescriptor) -> str:
+    return f"{method.containing_service.full_name}/{method.name}"
+
+
+def _find(servicers: Iterable[object], method: MethodDescriptor) -> Callable[..., Any]:
+    attribute = re.sub(r"(?<!^)(?=[A-Z])", "_", method.name).lower()
+    for servicer in servicers:
+        function = getattr(servicer, attribute, None)
+        if function is not None:
+            return function  # type: ignore[no-any-return]
+    raise LookupError(f"nothing serves {_name(method)}: a method {attribute} is missing")
+
+
+async def first_of(requests: AsyncIterator[Any], timeout_s: float, what: str) -> Any:
+    """The next message of a stream. ``InvalidArgument`` when none comes in time or the stream ends."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await anext(requests)
+    except (StopAsyncIteration, TimeoutError):
+        raise InvalidArgument(f"The stream gave no {what} within {timeout_s:g} s.", reason="NO_MESSAGE") from None

@@ -1,0 +1,177 @@
+"""What /metrics shows. Usage counters come from the ledger's sums, so they are the same after a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from scheduler.domain.resources import Resources
+from scheduler.domain.states import JobState
+from scheduler.metering import names
+from scheduler.metering.usage import Aggregation, Dimension, UsageRow
+from scheduler.service.contract import Gauges, Service
+
+_DIMENSIONS = (Dimension.INSTITUTION, Dimension.PROJECT, Dimension.REGION, Dimension.POOL, Dimension.ACCELERATOR)
+# Series of zero, so that increase() sees the first use; not more of them than this.
+_MAX_ZERO_SERIES = 5000
+_CORE_SECOND = 1_000_000  # milli-cores × milliseconds; milli-GPUs × milliseconds
+_GIB_SECOND = 1024 * 1000  # MiB × milliseconds
+_FAST = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_WAIT = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600, 7 * 24 * 3600)
+
+
+class Metrics:
+    """All metrics of one server. Implements ``scheduler.service.observe.Observer``."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._present = _Present()
+        self.registry.register(self._present)
+        self._wait = Histogram(
+            names.JOB_WAIT,
+            "From a job's submission to its first start.",
+            ["institution"],
+            buckets=_WAIT,
+            registry=self.registry,
+        )
+        self._round = Histogram(names.PLAN_ROUND, "One planning round.", buckets=_FAST, registry=self.registry)
+        self._starts = Counter(names.PLAN_STARTS, "Starts that planning decided on.", registry=self.registry)
+        self._commit = Histogram(
+            names.COMMIT, "One transaction, until it is durable.", buckets=_FAST, registry=self.registry
+        )
+        self._rows = Counter(names.COMMIT_ROWS, "Rows written.", registry=self.registry)
+        self._rpc = Histogram(
+            names.RPC_LATENCY,
+            "Calls by method and status code.",
+            ["method", "code"],
+            buckets=_FAST,
+            registry=self.registry,
+        )
+        self._streams = Gauge(names.RPC_STREAMS, "Streams open now.", ["method"], registry=self.registry)
+        self._rpc_children: dict[tuple[str, str], Histogram] = {}
+
+    def wait_ms(self, institution: str, ms: float) -> None:
+        """See ``Observer``."""
+        self._wait.labels(institution).observe(ms / 1000)
+
+    def round_ms(self, ms: float, starts: int) -> None:
+        """See ``Observer``."""
+        self._round.observe(ms / 1000)
+        self._starts.inc(starts)
+
+    def commit_ms(self, ms: float, rows: int) -> None:
+        """See ``Observer``."""
+        self._commit.observe(ms / 1000)
+        self._rows.inc(rows)
+
+    def rpc(self, method: str, code: str, seconds: float) -> None:
+        """A call has been answered."""
+        child = self._rpc_children.get((method, code))
+        if child is None:
+            child = self._rpc_children[method, code] = self._rpc.labels(method, code)
+        child.observe(seconds)
+
+    def stream(self, method: str, change: int) -> None:
+        """A stream has been opened (+1) or has ended (-1)."""
+        self._streams.labels(method).inc(change)
+
+    async def page(self, service: Service | None) -> bytes:
+        """The text for Prometheus. Without a service (a standby) only what this process has measured itself."""
+        if service is None:
+            self._present.families = []
+        else:
+            usage = await service.usage("", "", False)
+            projects = await service.list_projects("")
+            gauges = service.gauges()
+            totals = Aggregation(_DIMENSIONS)
+            for row in usage.sums:
+                totals.add_sum(*row)
+            rows = with_zeros(totals.rows(), gauges, [(p.institution, p.project) for p in projects])
+            self._present.families = [*usage_families(rows, usage.ledger_sequence), *gauge_families(gauges)]
+        return generate_latest(self.registry)
+
+
+class _Present(Collector):
+    """Gives the families that were made last."""
+
+    def __init__(self) -> None:
+        self.families: Sequence[Metric] = ()
+
+    def collect(self) -> Iterable[Metric]:
+        return self.families
+
+
+def with_zeros(rows: list[UsageRow], gauges: Gauges, projects: Sequence[tuple[str, str]]) -> list[UsageRow]:
+    """The rows, and one of zero for every project and pool that has none yet."""
+    have = {row.key for row in rows}
+    zeros: list[UsageRow] = []
+    for institution, project in projects:
+        for pool in gauges.pools:
+            key = (institution, project, pool.key.region, pool.key.pool, pool.accelerator)
+            if key not in have and len(zeros) < _MAX_ZERO_SERIES:
+                zeros.append(UsageRow(key, 0, 0, 0, 0, 0))
+    return rows + zeros
+
+
+def usage_families(rows: Iterable[UsageRow], ledger_sequence: int) -> list[Metric]:
+    """Counters of allocated amounts × time, by tenant and place; never by user or job."""
+    cpu = CounterMetricFamily(names.USAGE_CPU, "Allocated core-seconds, from the ledger.", labels=names.USAGE_LABELS)
+    gpu = CounterMetricFamily(names.USAGE_GPU, "Allocated GPU-seconds, from the ledger.", labels=names.USAGE_LABELS)
+    memory = CounterMetricFamily(
+        names.USAGE_MEMORY, "Allocated GiB-seconds, from the ledger.", labels=names.USAGE_LABELS
+    )
+    for row in rows:
+        cpu.add_metric(row.key, row.cpu_milli_ms / _CORE_SECOND)
+        gpu.add_metric(row.key, row.gpu_milli_ms / _CORE_SECOND)
+        memory.add_metric(row.key, row.memory_mib_ms / _GIB_SECOND)
+    last = GaugeMetricFamily(names.LEDGER_LAST_SEQUENCE, "The newest ledger record.", value=ledger_sequence)
+    return [cpu, gpu, memory, last]
+
+
+def gauge_families(gauges: Gauges) -> Iterator[Metric]:
+    """The present: queue, regions, pools, quotas."""
+    yield GaugeMetricFamily(names.LEADER_EPOCH, "The leadership's epoch.", value=gauges.leader_epoch)
+    yield GaugeMetricFamily(names.EVENT_LAST_SEQUENCE, "The newest event.", value=gauges.event_sequence)
+    jobs = GaugeMetricFamily(names.JOBS, "Jobs by state that have not ended.", labels=("institution", "state"))
+    for (institution, state), count in gauges.jobs.items():
+        jobs.add_metric((institution, JobState(state).name), count)
+    yield jobs
+    up = GaugeMetricFamily(names.REGION_UP, "Whether the region's agent is connected.", labels=("region",))
+    active = GaugeMetricFamily(names.REGION_ACTIVE_ATTEMPTS, "Attempts that hold an allocation.", labels=("region",))
+    for region in gauges.regions:
+        up.add_metric((region.record.region,), int(region.online))
+        active.add_metric((region.record.region,), region.active_attempts)
+    yield from (up, active)
+    yield from _pool_families(gauges)
+    limit = GaugeMetricFamily(
+        names.QUOTA_LIMIT, "Hard limits (-1: none).", labels=("institution", "project", "resource")
+    )
+    used = GaugeMetricFamily(names.QUOTA_IN_USE, "Held under a quota.", labels=("institution", "project", "resource"))
+    for quota in gauges.quotas:
+        tenant = (quota.record.institution, quota.record.project)
+        record = quota.record
+        _add(limit, tenant, Resources(record.cpu_milli, record.memory_mib, record.gpu_milli))
+        _add(used, tenant, quota.in_use)
+    yield from (limit, used)
+
+
+def _pool_families(gauges: Gauges) -> Iterator[Metric]:
+    labels = ("region", "pool")
+    nodes = GaugeMetricFamily(names.POOL_NODES, "Nodes the agent reports.", labels=labels)
+    draining = GaugeMetricFamily(names.POOL_NODES_DRAINING, "Nodes closed to new work.", labels=labels)
+    capacity = GaugeMetricFamily(names.POOL_CAPACITY, "What the nodes offer.", labels=(*labels, "resource"))
+    allocated = GaugeMetricFamily(names.POOL_ALLOCATED, "What attempts hold.", labels=(*labels, "resource"))
+    for pool in gauges.pools:
+        nodes.add_metric(tuple(pool.key), pool.nodes)
+        draining.add_metric(tuple(pool.key), pool.nodes_draining)
+        _add(capacity, tuple(pool.key), pool.capacity)
+        _add(allocated, tuple(pool.key), pool.allocated)
+    yield from (nodes, draining, capacity, allocated)
+
+
+def _add(family: GaugeMetricFamily, key: tuple[str, ...], amount: Resources) -> None:
+    for resource, value in zip(Resources._fields, amount, strict=True):
+        family.add_metric((*key, resource), value)

@@ -1,0 +1,107 @@
+"""Who may call what, on whose things: the one table. A method without a row is refused, and a test fails.
+
+``Scope`` says on whose: a caller's own, those of the own institution, or any. What a scope means for a method is kept by
+``scheduler.api.visibility``; things outside it are as if they were not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import IntEnum
+
+from protos.suanli.v1 import common_pb2
+
+
+class Role(IntEnum):
+    """What a caller is; the values are those of ``suanli.v1.Role``."""
+
+    RESEARCHER = common_pb2.ROLE_RESEARCHER
+    INSTITUTION_ADMIN = common_pb2.ROLE_INSTITUTION_ADMIN
+    FINANCE = common_pb2.ROLE_FINANCE
+    OPERATOR = common_pb2.ROLE_OPERATOR
+    AGENT = common_pb2.ROLE_AGENT
+
+
+class Scope(IntEnum):
+    """On whose things a method may be called."""
+
+    OWN = 1
+    INSTITUTION = 2
+    ANY = 3
+
+
+_ROLES = frozenset(int(role) for role in Role)
+R, A, F, O, G = Role.RESEARCHER, Role.INSTITUTION_ADMIN, Role.FINANCE, Role.OPERATOR, Role.AGENT  # noqa: E741
+OWN, INST, ANY = Scope.OWN, Scope.INSTITUTION, Scope.ANY
+_Row = Mapping[Role, Scope]
+
+_SUBMITTERS: _Row = {R: INST, A: INST, O: ANY}
+# Colleagues see each other's jobs; logs and results may show what only the submitter may read.
+_CONTENT: _Row = {R: OWN, A: INST, O: ANY}
+_PEOPLE: _Row = {R: INST, A: INST, F: INST, O: ANY}
+_EVERYONE: _Row = {R: ANY, A: ANY, F: ANY, O: ANY}
+_KEYS: _Row = {R: OWN, A: INST, F: OWN, O: ANY}
+_MANAGERS: _Row = {A: INST, O: ANY}
+_OPERATORS: _Row = {O: ANY}
+
+PERMISSIONS: Mapping[str, _Row] = {
+    "suanli.v1.JobService/SubmitJobs": _SUBMITTERS,
+    "suanli.v1.JobService/GetJob": _SUBMITTERS,
+    "suanli.v1.JobService/ListJobs": _SUBMITTERS,
+    "suanli.v1.JobService/WatchJobs": _SUBMITTERS,
+    "suanli.v1.JobService/ExplainJob": _SUBMITTERS,
+    "suanli.v1.JobService/CancelJobs": _CONTENT,
+    "suanli.v1.JobService/TailLogs": _CONTENT,
+    "suanli.v1.JobService/ListResults": _CONTENT,
+    "suanli.v1.JobService/DownloadResult": _CONTENT,
+    # Whoever knows a digest knows the content: blobs belong to nobody.
+    "suanli.v1.JobService/FindMissingBlobs": {R: ANY, A: ANY, O: ANY},
+    "suanli.v1.JobService/UploadBlob": {R: ANY, A: ANY, O: ANY},
+    "suanli.v1.JobService/ListAlgorithms": _EVERYONE,
+    "suanli.v1.RegionService/Connect": {G: OWN},
+    "suanli.v1.AdminService/PutInstitution": _OPERATORS,
+    "suanli.v1.AdminService/ListInstitutions": _PEOPLE,
+    "suanli.v1.AdminService/PutProject": _MANAGERS,
+    "suanli.v1.AdminService/ListProjects": _PEOPLE,
+    "suanli.v1.AdminService/PutUser": _MANAGERS,
+    "suanli.v1.AdminService/ListUsers": _MANAGERS,
+    "suanli.v1.AdminService/CreateApiKey": _KEYS,
+    "suanli.v1.AdminService/ListApiKeys": _KEYS,
+    "suanli.v1.AdminService/RevokeApiKey": _KEYS,
+    "suanli.v1.AdminService/SetQuota": _MANAGERS,
+    "suanli.v1.AdminService/ListQuotas": _PEOPLE,
+    "suanli.v1.AdminService/CreateEnrolmentToken": _OPERATORS,
+    "suanli.v1.AdminService/ListRegions": _EVERYONE,
+    "suanli.v1.AdminService/ListPools": _EVERYONE,
+    "suanli.v1.AdminService/ListNodes": _EVERYONE,
+    "suanli.v1.AdminService/DrainNode": _OPERATORS,
+    "suanli.v1.AdminService/WhoAmI": {R: OWN, A: OWN, F: OWN, O: OWN, G: OWN},
+    "suanli.v1.UsageService/GetUsage": {R: OWN, A: INST, F: INST, O: ANY},
+    "suanli.v1.UsageService/ListLedger": {A: INST, F: INST, O: ANY},
+}
+
+# These need no key: the first takes a single-use token instead.
+PUBLIC = frozenset({"suanli.v1.RegionService/EnrolAgent"})
+# A finance officer of no institution is the platform's own: reads every institution's usage and quotas.
+PLATFORM_FINANCE = frozenset(
+    {
+        "suanli.v1.AdminService/ListInstitutions",
+        "suanli.v1.AdminService/ListProjects",
+        "suanli.v1.AdminService/ListQuotas",
+        "suanli.v1.UsageService/GetUsage",
+        "suanli.v1.UsageService/ListLedger",
+    }
+)
+
+
+def scope_of(method: str, role: int, institution: str) -> Scope | None:
+    """The scope in which a role may call a method, or None when it may not."""
+    row = PERMISSIONS.get(method)
+    if row is None:
+        return None
+    scope = row.get(Role(role)) if role in _ROLES else None
+    if role == Role.FINANCE and not institution and method in PLATFORM_FINANCE:
+        return Scope.ANY
+    if scope is Scope.INSTITUTION and not institution:
+        return None
+    return scope

@@ -1,0 +1,147 @@
+"""The gRPC server: its services, bounds and transport."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from protos.suanli.v1 import admin_pb2, jobs_pb2, regions_pb2, usage_pb2
+from scheduler.api.admin import AdminApi
+from scheduler.api.blobs import MAX_BLOB_BYTES, Artifacts, BlobApi
+from scheduler.api.gate import Gate, RpcObserver
+from scheduler.api.jobs import JobApi
+from scheduler.api.logs import LogBroker
+from scheduler.api.regions import RegionApi
+from scheduler.api.usage import UsageApi
+from scheduler.catalog.catalogue import Catalogue
+from scheduler.service.contract import Service
+from scheduler.wire.spec import SpecCodec
+
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+SERVICES = (
+    jobs_pb2.DESCRIPTOR.services_by_name["JobService"],
+    regions_pb2.DESCRIPTOR.services_by_name["RegionService"],
+    admin_pb2.DESCRIPTOR.services_by_name["AdminService"],
+    usage_pb2.DESCRIPTOR.services_by_name["UsageService"],
+)
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", 4 * MAX_MESSAGE_BYTES),
+    # Two processes on one port would share callers between them, the standby's refusals included.
+    ("grpc.so_reuseport", 0),
+    # An agent behind a firewall that forgets idle connections is found out, and may itself ping that often.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+_MAX_CONCURRENT_RPCS = 20_000
+
+
+class ConfigurationError(Exception):
+    """The configuration cannot be served; the text says what to change."""
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Files in PEM form. With ``client_ca``, callers must show a certificate that it signed."""
+
+    cert: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+class ApiServer:
+    """All services on one gRPC server. Health says NOT_SERVING until ``serving(True)``."""
+
+    def __init__(
+        self,
+        service: Service,
+        codec: SpecCodec,
+        catalogue: Catalogue,
+        artifacts: Artifacts,
+        observer: RpcObserver,
+        *,
+        artifacts_url: str = "",
+        max_blob_bytes: int = MAX_BLOB_BYTES,
+    ) -> None:
+        logs = LogBroker()
+        servicers = (
+            JobApi(service, codec, catalogue, artifacts, logs),
+            BlobApi(service, artifacts, max_blob_bytes),
+            RegionApi(service, codec, logs, artifacts_url),
+            AdminApi(service),
+            UsageApi(service),
+        )
+        self.grpc = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CONCURRENT_RPCS)
+        gate = Gate(service, observer)
+        for descriptor in SERVICES:
+            gate.add(self.grpc, descriptor, servicers)
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
+        names = [descriptor.full_name for descriptor in SERVICES]
+        self._names = ["", *names]
+        reflection.enable_server_reflection(
+            [*names, health.SERVICE_NAME, reflection.SERVICE_NAME],
+            self.grpc,
+        )
+
+    def listen(self, host: str, port: int, tls: Tls | None) -> int:
+        """Bind; returns the port. Raises ``ConfigurationError`` for plaintext beyond this machine."""
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        if tls is None:
+            require_loopback(host)
+        try:
+            if tls is None:
+                return self.grpc.add_insecure_port(address)
+            return self.grpc.add_secure_port(address, _credentials(tls))
+        except RuntimeError as error:
+            raise ConfigurationError(f"listen: {address} cannot be bound; is it in use? ({error})") from error
+
+    async def serving(self, yes: bool) -> None:
+        """Tell health checks whether calls are answered."""
+        states = health_pb2.HealthCheckResponse
+        for name in self._names:
+            await self._health.set(name, states.SERVING if yes else states.NOT_SERVING)
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no new calls, and give those under way ``grace_s`` seconds."""
+        await self._health.enter_graceful_shutdown()
+        await self.grpc.stop(grace_s)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def require_loopback(host: str) -> None:
+    """Refuse plaintext on an address that others can reach."""
+    if not is_loopback(host):
+        raise ConfigurationError(
+            f"listen: {host} can be reached from other machines, and keys would cross the network in plain text; give "
+            "tls.cert and tls.key, or listen on 127.0.0.1."
+        )
+
+
+def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    def read(path: Path, name: str) -> bytes:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise ConfigurationError(f"tls.{name}: {path} cannot be read: {error.strerror}") from error
+
+    pairs: Sequence[tuple[bytes, bytes]] = [(read(tls.key, "key"), read(tls.cert, "cert"))]
+    if tls.client_ca is None:
+        return grpc.ssl_server_credentials(pairs)
+    return grpc.ssl_server_credentials(pairs, read(tls.client_ca, "client_ca"), require_client_auth=True)

@@ -1,0 +1,78 @@
+"""What a caller may see and touch. Whatever lies outside is as if it were not there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from scheduler.api.permissions import Scope
+from scheduler.domain.errors import NotFound, PermissionDenied
+from scheduler.domain.records import JobRecord
+from scheduler.service.contract import Service
+
+
+class Caller(NamedTuple):
+    """Who calls, and in which scope the method called is open to that role."""
+
+    user: str
+    institution: str
+    role: int
+    region: str
+    scope: Scope
+
+
+def job_not_found(job_id: str, field: str) -> NotFound:
+    """The one answer for a job that is not there and for one that the caller may not know of."""
+    return NotFound(f"There is no job {job_id[:64]!r}; `suanli ps` lists yours.", reason="JOB_NOT_FOUND", field=field)
+
+
+def institution_scope(caller: Caller, asked: str, field: str) -> str:
+    """The institution to read: the asked one, or the caller's own. Empty (all) only for a caller who may see all."""
+    if caller.scope is Scope.ANY:
+        return asked
+    if asked and asked != caller.institution:
+        raise PermissionDenied(
+            f"{field}: your key is for institution {caller.institution!r}; leave the field empty or name that one.",
+            reason="OTHER_INSTITUTION",
+            field=field,
+        )
+    return caller.institution
+
+
+async def visible_jobs(service: Service, caller: Caller, job_ids: Sequence[str], field: str) -> list[JobRecord]:
+    """The jobs in the order asked. ``NotFound`` names the first that is unknown or not to be known of.
+
+    A job the caller may know of but not touch (a colleague's) raises ``PermissionDenied``.
+    """
+    records: Sequence[JobRecord]
+    try:
+        records = await service.get_jobs(job_ids)
+    except NotFound:
+        records = await _known_prefix(service, job_ids)
+    for record in records:
+        if caller.scope is not Scope.ANY and record.institution != caller.institution:
+            raise job_not_found(record.job_id, field)
+    if len(records) < len(job_ids):
+        raise job_not_found(job_ids[len(records)], field)
+    for record in records:
+        if caller.scope is Scope.OWN and record.user != caller.user:
+            raise PermissionDenied(
+                f"Job {record.job_id} is {record.user}'s; only {record.user} and the admins of the institution may do this.",
+                reason="NOT_YOUR_JOB",
+                field=field,
+            )
+    return list(records)
+
+
+async def _known_prefix(service: Service, job_ids: Sequence[str]) -> list[JobRecord]:
+    """The jobs before the first unknown one. Found by halving, as the service does not say which one is unknown."""
+    known: list[JobRecord] = []
+    low, high = 0, len(job_ids)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            known += await service.get_jobs(job_ids[low:middle])
+            low = middle
+        except NotFound:
+            high = middle
+    return known
