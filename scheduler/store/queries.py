@@ -161,7 +161,8 @@ def events(connection: Connection, asked: EventQuery) -> list[EventRecord]:
     for ids in _chunks(list(dict.fromkeys(asked.job_ids))):
         numbers = list(connection.execute(select(JOBS.c.job_no).where(JOBS.c.job_id.in_(ids))).scalars())
         # Two index walks, each ordered and ended by the limit, in place of one sort of all of a large array's events.
-        for part in (EVENTS.c.job_no.in_(numbers), EVENTS.c.array_id.in_(ids) & text(IN_ARRAY)):
+        of_tasks = EVENTS.c.array_id.in_(ids) & text(IN_ARRAY)
+        for part in (EVENTS.c.job_no.in_(numbers), of_tasks) if numbers else (of_tasks,):
             page = query.where(part).order_by(EVENTS.c.sequence).limit(asked.limit)
             for row in connection.execute(page):
                 found[row[0]] = EventRecord._make(row)

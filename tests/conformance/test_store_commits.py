@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from scheduler.domain.errors import Deposed, Internal
@@ -173,9 +175,8 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
 @pytest.mark.parametrize("others", [1, 100], ids=["few", "many"])
-def test_one_bad_row_undoes_the_whole_commit(store: Store, writer: Writer, case: str, others: int) -> None:
+def test_one_bad_row_undoes_the_whole_commit(store: Store, writer: Writer, others: int) -> None:
     writer.commit(
         new_jobs=[rows.job(1)],
         new_attempts=[rows.attempt(1)],
@@ -184,22 +185,22 @@ def test_one_bad_row_undoes_the_whole_commit(store: Store, writer: Writer, case:
         requests=[rows.request(1)],
     )
     before = store.load(), store.usage_sums(), store.last_sequences()
-    batch = {
+    good = {
         "new_jobs": [rows.job(100 + n) for n in range(others)],
         "new_attempts": [rows.attempt(100 + n) for n in range(others)],
         "events": [rows.event(100 + n) for n in range(others)],
         "ledger": [rows.segment(100 + n) for n in range(others)],
         "users": [rows.user()],
     }
-    for name, bad in REFUSED[case].items():
-        batch[name] = [*batch.get(name, []), *bad]
+    for case, bad in REFUSED.items():
+        batch = good | {name: [*good.get(name, []), *extra] for name, extra in bad.items()}
 
-    with pytest.raises(Internal):
-        writer.commit(**batch)
+        with pytest.raises(Internal):
+            writer.commit(**batch)
 
-    assert (store.load(), store.usage_sums(), store.last_sequences()) == before
-    writer.commit(new_jobs=[rows.job(2)])
-    assert len(store.load().jobs) == 2
+        assert (store.load(), store.usage_sums(), store.last_sequences()) == before, case
+    writer.commit(**good)
+    assert len(store.load().jobs) == 1 + others
 
 
 def test_load_leaves_out_what_has_ended(store: Store, writer: Writer) -> None:
@@ -256,3 +257,44 @@ def test_requests_are_found_by_user_and_key(store: Store, writer: Writer) -> Non
     assert store.find_request("wang", "same") == rows.request(2, "same", user="wang")
     assert store.find_request("wang", "other") is None
     assert store.find_request("zhao", "same") is None
+
+
+def test_usage_is_summed_exactly_beyond_64_bits(store: Store, writer: Writer) -> None:
+    chance = random.Random(3)
+    records = [
+        rows.segment(
+            number,
+            institution=chance.choice(["tongji", "fudan"]),
+            segment=chance.randrange(2),
+            end_ms=rows.T0_MS + chance.randrange(1, 10**9),
+            cpu_milli=chance.randrange(2**62, 2**63),
+            memory_mib=10**18 - 1,
+            gpu_milli=chance.randrange(2),
+        )
+        for number in range(1, 201)
+    ]
+    for start in range(0, len(records), 40):
+        writer.commit(ledger=records[start : start + 40])
+
+    found = {total.key.institution: total for total in store.usage_sums()}
+
+    for name in ("tongji", "fudan"):
+        own = [(record, record.end_ms - record.start_ms) for record in records if record.institution == name]
+        assert found[name].cpu_milli_ms == sum(record.cpu_milli * held for record, held in own) > 2**64
+        assert found[name].memory_mib_ms == sum(record.memory_mib * held for record, held in own)
+        assert found[name].gpu_milli_ms == sum(record.gpu_milli * held for record, held in own)
+        assert found[name].segments == len(own)
+        assert found[name].attempts == sum(record.segment == 0 for record, _ in own)
+    assert store.usage_sums("fudan") == [found["fudan"]]
+    assert store.usage_sums("fudan", "nlp") == []
+
+
+def test_an_attempt_over_two_months_counts_once(store: Store, writer: Writer) -> None:
+    cut = 1_793_491_200_000  # 2026-11-01 00:00 UTC
+    first = rows.segment(1, job_id="j", start_ms=cut - 10, end_ms=cut)
+    second = rows.segment(2, job_id="j", segment=1, start_ms=cut, end_ms=cut + 5)
+
+    writer.commit(ledger=[first, second])
+
+    months = [(total.key.month, total.cpu_milli_ms, total.attempts) for total in store.usage_sums()]
+    assert months == [("2026-10", 20_000, 1), ("2026-11", 10_000, 0)]

@@ -1,0 +1,102 @@
+"""The schema: what the migrations build is what the code expects, and two processes may build it at once."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import select
+
+from scheduler.domain.states import TERMINAL, AttemptState
+from scheduler.service.ports import CommitBatch, EventQuery, JobQuery, LedgerQuery, Store
+from scheduler.store import schema
+from scheduler.store.sql import SqlStore
+from tests.conformance.conftest import Disk
+from tests.support import rows
+from tests.support.postgres import PostgresServer
+
+_MIGRATE = "import sys; from scheduler.store.sql import SqlStore; SqlStore(sys.argv[1]).migrate()"
+
+
+def test_the_migrations_build_the_tables_of_the_schema(sql_disk: Disk) -> None:
+    store: Any = sql_disk.open()
+
+    with store._engines.read.connect() as connection:
+        differences = compare_metadata(MigrationContext.configure(connection), schema.METADATA)
+
+    assert differences == []
+
+
+def test_every_list_of_a_commit_has_its_table() -> None:
+    assert set(schema.TABLES) == set(CommitBatch.__slots__) - {"gone_nodes"}
+
+
+def test_the_indexes_know_which_states_are_live() -> None:
+    assert min(TERMINAL) == schema.LIVE_STATES_END
+    assert f"state < {int(AttemptState.ENDED)}" == schema.LIVE_ATTEMPT
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_processes_that_start_together_migrate_once(kind: str, tmp_path: Path, postgres: PostgresServer) -> None:
+    url = f"sqlite:///{tmp_path}/new/suanli.db" if kind == "sqlite" else postgres.url("together")
+    command = [sys.executable, "-c", _MIGRATE, url]
+    processes = [subprocess.Popen(command, cwd=Path(__file__).parents[2]) for _ in range(3)]
+
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+
+    store = SqlStore(url)
+    store.migrate()
+    with store._engines.read.connect() as connection:
+        assert connection.execute(select(schema.LEADER.c.epoch)).all() == [(0,)]
+    assert store.load().jobs == []
+    store.close()
+
+
+QUESTIONS: dict[str, tuple[Callable[[Store], object], str]] = {
+    "an institution's jobs": (lambda store: store.list_jobs(JobQuery(institution="a")), "jobs_by_institution"),
+    "a project's jobs": (lambda store: store.list_jobs(JobQuery(institution="a", project="b")), "jobs_by_project"),
+    "an array's tasks": (lambda store: store.list_jobs(JobQuery(array_id="a")), "jobs_by_array"),
+    "everyone's jobs": (lambda store: store.list_jobs(JobQuery(before_job_no=9)), "PRIMARY KEY"),
+    "live jobs": (lambda store: store.load(), "jobs_live"),
+    "live attempts": (lambda store: store.load(), "attempts_live"),
+    "the newest requests": (lambda store: store.load(), "requests_by_age"),
+    "a job's attempts": (lambda store: store.attempts_of("a", 9), "PRIMARY KEY"),
+    "an institution's events": (lambda store: store.events(EventQuery(1, 9, institution="a")), "events_by_institution"),
+    "a job's events": (lambda store: store.events(EventQuery(1, 9, ("j0000000001",))), "events_by_job"),
+    "an array's events": (lambda store: store.events(EventQuery(1, 9, ("j0000000001",))), "events_by_array"),
+    "an institution's ledger": (lambda store: store.ledger(LedgerQuery(institution="a")), "ledger_by_institution"),
+}
+
+
+@pytest.mark.parametrize("case", QUESTIONS)
+def test_a_page_is_read_by_an_index_without_a_sort(new_disk: Callable[[str], Disk], case: str) -> None:
+    store: Any = new_disk("sqlite").open()
+    lease = store.acquire_leadership("test", 60_000)
+    store.commit(lease.epoch, 1, CommitBatch(new_jobs=[rows.job(1)]))
+    ask, index = QUESTIONS[case]
+    plans: list[str] = []
+
+    def explain(connection: sqlite3.Connection) -> None:
+        def traced(statement: str) -> None:
+            if statement.startswith("SELECT"):
+                plans.append(statement)
+
+        connection.set_trace_callback(traced)
+
+    with store._engines.read.connect() as connection:
+        explain(connection.connection.driver_connection)
+    ask(store)
+    with store._engines.read.connect() as connection:
+        connection.connection.driver_connection.set_trace_callback(None)
+        steps = [" ".join(str(row[3]) for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {q}")) for q in plans]
+
+    used = [plan for plan in steps if index in plan]
+    assert used, steps
+    assert not any("TEMP B-TREE" in plan for plan in used)
