@@ -103,7 +103,7 @@ class AgentCore:
             case ResultsMerged(job_id, attempt, manifest, error):
                 table.on_merged((job_id, attempt), manifest, error)
             case LaunchRefused(key, text):
-                table.on_rank_never_ran(key, Outcome.SPAWN_FAILED, text)
+                table.on_rank_never_ran(key, Outcome.NODE_LOST, text)
             case LaunchUnsure(key, text):
                 table.on_launch_unsure(key, text)
             case ex.NodeUp():
@@ -146,8 +146,8 @@ class AgentCore:
             self._table.on_acked(self._outbox.acknowledge(message.ack.seq, self._mono_ms, self._turn.durable))
         elif kind == "lease":
             lease = message.lease
-            if self._lease.renew(lease.report_seq, lease.ttl_ms, lease.launch_floor, self._turn.durable):
-                self._table.on_floor()
+            self._lease.renew(lease.report_seq, lease.ttl_ms, lease.launch_floor, self._turn.durable)
+            self._table.on_floor()
         elif kind == "stop":
             self._table.on_stop(message.stop)
 

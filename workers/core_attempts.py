@@ -115,7 +115,7 @@ class AttemptTable:
                 self._tell_checkpoint(attempt)
 
     def on_floor(self) -> None:
-        """The floor of launches may have risen."""
+        """A lease has come: the floor may have risen, or an end below it may have been acknowledged since."""
         self._tombs.settle(self._lease.floor, self._outbox.ending_names(), self._turn.durable)
 
     def on_stop_all(self, message: str, grace_ms: int) -> None:

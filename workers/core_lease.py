@@ -38,13 +38,12 @@ class LeaseWatch:
         while len(self._sent) > _REPORTS_REMEMBERED:
             self._sent.popitem(last=False)
 
-    def renew(self, report_seq: int, ttl_ms: int, launch_floor: int, durable: list[Durable]) -> bool:
-        """Take in a lease; whether the floor of launches rose."""
+    def renew(self, report_seq: int, ttl_ms: int, launch_floor: int, durable: list[Durable]) -> None:
+        """Take in a lease."""
         sent_mono_ms = self._sent.get(report_seq)
         if sent_mono_ms is not None and sent_mono_ms + ttl_ms > (self._until_mono_ms or 0):
             self._until_mono_ms = sent_mono_ms + ttl_ms
             self._ttl_ms = ttl_ms
-        rose = launch_floor > self.floor
         self.floor = max(self.floor, launch_floor)
         kept = {
             "machine": self._machine,
@@ -53,7 +52,6 @@ class LeaseWatch:
             "floor": self.floor,
         }
         durable.append(PutMeta(_META, json.dumps(kept)))
-        return rose
 
     def grace_left(self, grace_ms: int, mono_ms: int) -> int | None:
         """None while an attempt may go on; else how much of its grace fits in before the lease ends.
