@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import BinaryIO, TypeVar
+from typing import IO, TypeVar
 
 from protos.suanli.v1 import jobs_pb2
 from scheduler.api.gate import first_of
@@ -151,9 +151,9 @@ class BlobApi:
             await asyncio.shield(self._artifacts.run(file.close))
         return jobs_pb2.UploadBlobResponse(digest=digest, size_bytes=size)
 
-    def _scratch(self) -> BinaryIO:
+    def _scratch(self) -> IO[bytes]:
         self._artifacts.uploads.mkdir(parents=True, exist_ok=True)
-        return NamedTemporaryFile(dir=self._artifacts.uploads)  # type: ignore[return-value]
+        return NamedTemporaryFile(dir=self._artifacts.uploads)
 
     def _check_size(self, chunk: int, size: int) -> None:
         if chunk > CHUNK_BYTES:
@@ -211,7 +211,7 @@ class BlobApi:
         return record.results
 
 
-def _appending(file: BinaryIO, hasher: hashlib._Hash, data: bytes) -> Callable[[], None]:
+def _appending(file: IO[bytes], hasher: hashlib._Hash, data: bytes) -> Callable[[], None]:
     def work() -> None:
         hasher.update(data)
         file.write(data)

@@ -22,7 +22,14 @@ from google.protobuf.message import DecodeError, Message
 from scheduler.api.errors import code_of, status_of
 from scheduler.api.permissions import PUBLIC, Role, Scope, scope_of
 from scheduler.api.visibility import Caller
-from scheduler.domain.errors import Internal, InvalidArgument, PermissionDenied, SuanliError, Unauthenticated
+from scheduler.domain.errors import (
+    Internal,
+    InvalidArgument,
+    PermissionDenied,
+    SuanliError,
+    Unauthenticated,
+    Unavailable,
+)
 from scheduler.domain.records import ApiKeyRecord
 
 log = logging.getLogger(__name__)
@@ -63,6 +70,17 @@ class Gate:
     def __init__(self, authenticator: Authenticator, observer: RpcObserver) -> None:
         self._authenticator = authenticator
         self._observer = observer
+        self._streams: set[asyncio.Task[object]] = set()
+        self._closing = False
+        self.open = False
+        """Whether calls are taken. A standby refuses them all: it knows no keys."""
+
+    def close(self) -> None:
+        """Take no more calls, and end the streams that are open, which would never end by themselves."""
+        self.open = False
+        self._closing = True
+        for task in self._streams:
+            task.cancel()
 
     def add(self, server: grpc.aio.Server, service: ServiceDescriptor, servicers: Sequence[object]) -> None:
         """Serve all methods of a service, each by the first servicer that has it."""
@@ -82,6 +100,8 @@ class Gate:
 
     def _admit(self, name: str, context: Context) -> Caller:
         """Who calls; ``Unauthenticated`` or ``PermissionDenied`` when that may not be."""
+        if not self.open:
+            raise self._not_serving()
         if name in PUBLIC:
             return _NOBODY
         record = self._authenticator.authenticate(_key_in(context))
@@ -92,6 +112,11 @@ class Gate:
                 f"The role of your key ({role}) does not allow {name.rpartition('/')[2]}.", reason="ROLE_NOT_ALLOWED"
             )
         return Caller(record.user, record.institution, record.role, record.region, scope)
+
+    def _not_serving(self) -> Unavailable:
+        if self._closing:
+            return Unavailable("The server is shutting down; try again in a moment.", reason="SHUTTING_DOWN")
+        return Unavailable("This process is not the leader; try again in a moment.", reason="NOT_LEADER")
 
     def _unary(
         self, method: MethodDescriptor, function: Callable[[Any, Caller], Awaitable[Message]]
@@ -121,8 +146,11 @@ class Gate:
 
         async def handle(raw: Any, context: Context) -> AsyncIterator[bytes]:
             self._observer.stream(name, 1)
-            failure = None
+            failure: SuanliError | None = None
             responses = None
+            task = asyncio.current_task()
+            assert task is not None, "gRPC runs every call in a task"
+            self._streams.add(task)
             try:
                 caller = self._admit(name, context)
                 request = _parsed(raw, parse) if method.client_streaming else parse(raw)
@@ -131,7 +159,12 @@ class Gate:
                     yield response.SerializeToString()
             except Exception as error:
                 failure = self._failure(name, error)
+            except asyncio.CancelledError:
+                if not self._closing:
+                    raise
+                failure = self._not_serving()
             finally:
+                self._streams.discard(task)
                 self._observer.stream(name, -1)
                 if responses is not None:
                     # A caller that hangs up leaves the generator in the middle: its clean-up must not wait for the collector.

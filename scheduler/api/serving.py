@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,9 +80,9 @@ class ApiServer:
             UsageApi(service),
         )
         self.grpc = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CONCURRENT_RPCS)
-        gate = Gate(service, observer)
+        self._gate = Gate(service, observer)
         for descriptor in SERVICES:
-            gate.add(self.grpc, descriptor, servicers)
+            self._gate.add(self.grpc, descriptor, servicers)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         names = [descriptor.full_name for descriptor in SERVICES]
@@ -105,14 +104,21 @@ class ApiServer:
         except RuntimeError as error:
             raise ConfigurationError(f"listen: {address} cannot be bound; is it in use? ({error})") from error
 
+    async def start(self) -> None:
+        """Begin to take connections; calls are refused until ``serving(True)``."""
+        await self.serving(False)
+        await self.grpc.start()
+
     async def serving(self, yes: bool) -> None:
         """Tell health checks whether calls are answered."""
+        self._gate.open = yes
         states = health_pb2.HealthCheckResponse
         for name in self._names:
             await self._health.set(name, states.SERVING if yes else states.NOT_SERVING)
 
     async def stop(self, grace_s: float) -> None:
         """Take no new calls, and give those under way ``grace_s`` seconds."""
+        self._gate.close()
         await self._health.enter_graceful_shutdown()
         await self.grpc.stop(grace_s)
 
@@ -141,7 +147,7 @@ def _credentials(tls: Tls) -> grpc.ServerCredentials:
         except OSError as error:
             raise ConfigurationError(f"tls.{name}: {path} cannot be read: {error.strerror}") from error
 
-    pairs: Sequence[tuple[bytes, bytes]] = [(read(tls.key, "key"), read(tls.cert, "cert"))]
+    pairs = [(read(tls.key, "key"), read(tls.cert, "cert"))]
     if tls.client_ca is None:
         return grpc.ssl_server_credentials(pairs)
     return grpc.ssl_server_credentials(pairs, read(tls.client_ca, "client_ca"), require_client_auth=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import IO, NamedTuple, Protocol
 
 
 class FileEntry(NamedTuple):
@@ -29,7 +29,7 @@ class ArtifactStore(Protocol):
         """Store a local file's content under its digest, which is checked. At once or not at all."""
         ...
 
-    def open_blob(self, digest: str, offset: int) -> BinaryIO:
+    def open_blob(self, digest: str, offset: int) -> IO[bytes]:
         """The blob's content from a byte on."""
         ...
 
