@@ -29,6 +29,8 @@ def migrate(engines: Engines) -> None:
             return
         engines.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(engines.path.with_name(engines.path.name + ".migrating")).waiting():
+            # It holds every tenant's jobs: nobody else's to read. SQLite gives the files beside it the same rights.
+            engines.path.touch(mode=0o600)
             _use_write_ahead_log(engines)
             with engines.write.begin() as connection:
                 _upgrade(connection)

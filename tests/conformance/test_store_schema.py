@@ -56,6 +56,8 @@ def test_processes_that_start_together_migrate_once(kind: str, tmp_path: Path, p
     with store._engines.read.connect() as connection:
         assert connection.execute(select(schema.LEADER.c.epoch)).all() == [(0,)]
     assert store.load().jobs == []
+    if kind == "sqlite":
+        assert {oct(path.stat().st_mode & 0o777) for path in (tmp_path / "new").iterdir()} == {"0o600"}
     store.close()
 
 
