@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from functools import lru_cache
 
 from scheduler.domain.errors import Internal
 from scheduler.domain.records import LedgerRecord
+from scheduler.metering.segments import month_of
 from scheduler.service.ports import UsageKey, UsageSum
 
-_MONTHS_KEPT = 1024
-_months: dict[int, str] = {}
 _DAY_MS = 86_400_000
 
 
-def month_of(instant_ms: int) -> str:
-    """The UTC month an instant lies in, as in "2026-10"."""
-    day = instant_ms // _DAY_MS
-    month = _months.get(day)
-    if month is None:
-        if len(_months) >= _MONTHS_KEPT:
-            _months.clear()
-        month = _months[day] = datetime.fromtimestamp(day * 86_400, UTC).strftime("%Y-%m")
-    return month
+@lru_cache(maxsize=1024)
+def _month_of_day(day: int) -> str:
+    return month_of(day * _DAY_MS)
 
 
 def usage_key(record: LedgerRecord) -> UsageKey:
     """The sum a segment belongs to. Raises ``Internal`` for one that ends before it starts or lies in two months."""
-    month = month_of(record.start_ms)
-    if record.end_ms < record.start_ms or (record.end_ms > record.start_ms and month_of(record.end_ms - 1) != month):
+    month = _month_of_day(record.start_ms // _DAY_MS)
+    if record.end_ms < record.start_ms or (
+        record.end_ms > record.start_ms and _month_of_day((record.end_ms - 1) // _DAY_MS) != month
+    ):
         raise Internal(
             f"segment {record.segment} of attempt {record.attempt} of job {record.job_id} is not within one UTC month",
             reason="BAD_SEGMENT",

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from scheduler.domain.records import LedgerRecord
 from scheduler.service.ports import CommitBatch, LedgerQuery, Store, UsageKey
 from scheduler.store.memory import MemoryStore
-from scheduler.store.rollup import month_of
 from scheduler.store.sql import SqlStore
 from tests.support import rows
 
@@ -99,8 +98,3 @@ def test_the_rollup_is_the_sum_of_the_ledger(kind: str, template: Path, batches:
         found = store.usage_sums()
         assert {total.key: list(total[1:]) for total in found} == expected
         assert store.usage_sums("fudan", "nlp") == [t for t in found if t.key[:2] == ("fudan", "nlp")]
-
-
-@given(st.integers(0, 4_102_444_800_000))
-def test_the_month_is_the_calendars(instant_ms: int) -> None:
-    assert month_of(instant_ms) == datetime.fromtimestamp(instant_ms // 1000, UTC).strftime("%Y-%m")
