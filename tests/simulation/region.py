@@ -91,6 +91,7 @@ class Region:
         self.link: Link | None = None
         self._boots = 0
         self._partitioned = False
+        self.spool_lost = False
         self.starts: dict[tuple[str, int, int], int] = {}
         """How often a process of (job, attempt, rank) was ever started."""
 
@@ -114,6 +115,7 @@ class Region:
         self.core = None
         self._cut()
         if lose_spool:
+            self.spool_lost = True
             self.spool = MemorySpool(f"{self.name}-spool-{self._boots + 1}")
         self.kernel.after(self.kernel.between(100, 8_000), self.boot)
 

@@ -73,7 +73,7 @@ class World:
     def _opened(self) -> None:
         for region in self.regions.values():
             region.boot()
-        self.clients.start()
+        self._when_known()
         kernel, faults = self.kernel, self.faults
         self._again(faults.control_crash_ms, self.control.crash)
         for region in self.regions.values():
@@ -82,6 +82,15 @@ class World:
             self._again(faults.partition_ms, lambda r=region: r.partition(kernel.between(1_000, 40_000)))
             for node in region.nodes.values():
                 self._again(faults.node_crash_ms, lambda r=region, n=node: r.crash_node(n))
+
+    def _when_known(self) -> None:
+        """Researchers come once all nodes are known: before that, nothing could be refused as too big for any of them."""
+        engine = self.control.engine
+        nodes = sum(len(region.nodes) for region in self.regions.values())
+        if engine is not None and len(engine.state.nodes) == nodes:
+            self.clients.start()
+        else:
+            self.kernel.after(100, self._when_known)
 
     def _again(self, mean_ms: int, action: object) -> None:
         """Do something at random times, until the faults are over."""
