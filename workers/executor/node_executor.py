@@ -90,7 +90,7 @@ class NodeExecutor:
         self._by_number: dict[int, Attempt] = {}
         self._ended: collections.OrderedDict[AttemptKey, Attempt] = collections.OrderedDict()
         self._with_logs: collections.OrderedDict[AttemptKey, Path] = collections.OrderedDict()
-        self._tombstones: collections.OrderedDict[tuple[str, int], None] = collections.OrderedDict()
+        self._tombstones: collections.OrderedDict[tuple[str, int, int | None], None] = collections.OrderedDict()
         self._numbers = 0
         self._link: WardenLink | None = None
         self._warden_ready = asyncio.Event()
@@ -167,7 +167,9 @@ class NodeExecutor:
             if known is not None:
                 self._tell_again(known)
                 continue
-            if (key.job_id, key.attempt) in self._tombstones:
+            if not self._tombstones.keys().isdisjoint(
+                {(key.job_id, key.attempt, None), (key.job_id, key.attempt, key.rank)}
+            ):
                 refused.append(Refused(key, "the attempt was stopped before it was launched"))
             elif len(self._live) >= self._config.max_live or len(self._events) >= self._config.max_events:
                 refused.append(Refused(key, "the node's executor has too much to do"))
@@ -182,18 +184,24 @@ class NodeExecutor:
         elif known.pid is not None:
             self._events.add(Started(key.job_id, key.attempt, key.rank, known.pid, known.started_ms))
 
-    async def stop(self, job_id: str, attempt: int, grace_ms: int, reason: str = "stopped on request") -> None:
-        """End all ranks of an attempt on this node: SIGTERM to all processes, SIGKILL after ``grace_ms``.
+    async def stop(
+        self, job_id: str, attempt: int, grace_ms: int, reason: str = "stopped on request", rank: int | None = None
+    ) -> None:
+        """End one rank of an attempt, or all on this node: SIGTERM to all processes, SIGKILL after ``grace_ms``.
 
-        Each ends in an Exited event with reason STOPPED. An attempt not known yet will be refused if it ever comes.
+        Each ends in an Exited event with reason STOPPED. One not known yet will be refused if it ever comes.
         """
-        ranks = [one for key, one in self._live.items() if (key.job_id, key.attempt) == (job_id, attempt)]
+        if rank is None:
+            ranks = [one for key, one in self._live.items() if (key.job_id, key.attempt) == (job_id, attempt)]
+        else:
+            known = self._live.get(AttemptKey(job_id, attempt, rank))
+            ranks = [known] if known is not None else []
         if not ranks:
-            self._tombstones[job_id, attempt] = None
+            self._tombstones[job_id, attempt, rank] = None
             while len(self._tombstones) > self._config.keep_ended:
                 self._tombstones.popitem(last=False)
-        for rank in ranks:
-            self._terminate(rank, ExitReason.STOPPED, reason, grace_ms)
+        for one in ranks:
+            self._terminate(one, ExitReason.STOPPED, reason, grace_ms)
 
     async def poll(self, cursor: Cursor | None, timeout_s: float) -> Polled:
         """Return events after ``cursor`` and acknowledge those before it; waits up to ``timeout_s`` for one."""

@@ -297,6 +297,13 @@ class NodeEvents:
 
     node_id: str
     events: tuple[Event, ...]
+    cursor: Cursor | None = None
+    """To be given to the gateway's ``acknowledge`` once the events are safe; no more come before that."""
 
 
-GatewayEvent = NodeUp | NodeDown | NodeEvents
+@dataclasses.dataclass(frozen=True, slots=True)
+class NodesFound:
+    """Said once after the start: every node that lived then has had its ``NodeUp``, or is gone."""
+
+
+GatewayEvent = NodeUp | NodeDown | NodeEvents | NodesFound

@@ -1,0 +1,1 @@
+"""Running Suanli on one machine."""

@@ -1,0 +1,277 @@
+"""The agent's way to its nodes: finds them through Ray, keeps an executor on each, and brings their events.
+
+The agent may die and come back at any time: executors are detached, keep running their jobs and keep every event that
+was not acknowledged. A new gateway finds them by name and begins with a ``NodeUp`` that lists what stands there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray._private import ray_constants
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from workers.executor.node import NodeOverrides
+from workers.executor.node_executor import ExecutorConfig
+from workers.executor.types import (
+    Cursor,
+    ExecutorError,
+    GatewayEvent,
+    Launch,
+    LogChunk,
+    NodeDown,
+    NodeEvents,
+    NodesFound,
+    NodeUp,
+    Refused,
+    Stream,
+    UnknownAttemptError,
+)
+from workers.node_actor import NAMESPACE, Description, NodeActor, actor_name
+
+_log = logging.getLogger(__name__)
+
+ACCELERATOR_LABEL = "ray.io/accelerator-type"
+CPU_LABEL = "suanli.io/cpu-milli"
+MEMORY_LABEL = "suanli.io/memory-mib"
+_POLL_S = 10.0
+_MAX_WAITING = 1000
+"""Gateway events not taken yet; nodes wait above that."""
+
+
+class NodeUnavailableError(ExecutorError):
+    """The node or its executor is gone or does not answer; whether a request got through is not known."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """``executor`` is the pattern for all nodes: in its ``root``, ``{node_id}`` stands for the node's id.
+
+    ``address`` is that of the Ray cluster. The token, if the cluster has one, comes from the environment.
+    """
+
+    address: str
+    executor: ExecutorConfig
+    discover_interval_s: float = 1.0
+    request_timeout_s: float = 30.0
+
+
+@dataclasses.dataclass(slots=True)
+class _Node:
+    """One node that has been found, from then until it is reported down."""
+
+    node_id: str
+    actor: Any
+    task: asyncio.Task[None] | None = None
+    up: bool = False
+    acknowledged: Cursor | None = None
+    may_go_on: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+
+
+class RayGateway:
+    """All nodes of one Ray cluster. Belongs to one event loop; there is one per process."""
+
+    def __init__(self, config: GatewayConfig) -> None:
+        self._config = config
+        self._nodes: dict[str, _Node] = {}
+        self._queue: asyncio.Queue[GatewayEvent] = asyncio.Queue(_MAX_WAITING)
+        self._discovery: asyncio.Task[None] | None = None
+        self._settled = False
+
+    async def start(self) -> None:
+        """Connect to Ray and begin to look for nodes; raises ConnectionError when there is no cluster."""
+        if self._config.address.startswith("127."):
+            # Ray would look for the cluster at the host's outward address. RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 says the
+            # same, but only to a process that has it before it first imports ray.
+            ray_constants.ENABLE_RAY_CLUSTER = False
+        await asyncio.to_thread(
+            ray.init,
+            address=self._config.address,
+            namespace=NAMESPACE,
+            log_to_driver=False,
+            configure_logging=False,
+        )
+        self._discovery = asyncio.create_task(self._discover())
+
+    async def close(self) -> None:
+        """Let go of Ray. Executors and their jobs go on."""
+        tasks = [node.task for node in self._nodes.values()] + [self._discovery]
+        for task in tasks:
+            if task is not None:
+                task.cancel()
+        await asyncio.gather(*(task for task in tasks if task is not None), return_exceptions=True)
+        await asyncio.to_thread(ray.shutdown)
+
+    async def next_event(self) -> GatewayEvent:
+        """Wait for the next event of any node. Those of one node come in order."""
+        return await self._queue.get()
+
+    def acknowledge(self, node_id: str, cursor: Cursor) -> None:
+        """Say that all events up to ``cursor`` are safe: the node forgets them and sends what follows."""
+        node = self._nodes.get(node_id)
+        if node is not None:
+            node.acknowledged = cursor
+            node.may_go_on.set()
+
+    # --- requests to one node -------------------------------------------------------------------------------------
+
+    async def launch(self, node_id: str, launches: tuple[Launch, ...]) -> tuple[Refused, ...]:
+        """Start processes on a node; raises NodeUnavailableError. Sending a launch twice is harmless."""
+        return await self._ask(node_id, "launch", launches)  # type: ignore[no-any-return]
+
+    async def stop(
+        self,
+        node_id: str,
+        job_id: str,
+        attempt: int,
+        grace_ms: int,
+        reason: str = "stopped on request",
+        rank: int | None = None,
+    ) -> None:
+        """End one rank of an attempt, or all that are on a node; raises NodeUnavailableError."""
+        await self._ask(node_id, "stop", job_id, attempt, grace_ms, reason, rank)
+
+    async def read_log(
+        self, node_id: str, job_id: str, attempt: int, rank: int, stream: Stream, offset: int, limit: int
+    ) -> LogChunk:
+        """Return a piece of a log; raises UnknownAttemptError or NodeUnavailableError."""
+        return await self._ask(  # type: ignore[no-any-return]
+            node_id, "read_log", job_id, attempt, rank, stream, offset, limit
+        )
+
+    async def free_port(self, node_id: str) -> int:
+        """Return a port that nothing listens on at that node; raises NodeUnavailableError."""
+        return int(await self._ask(node_id, "free_port"))
+
+    async def _ask(self, node_id: str, method: str, *arguments: Any) -> Any:
+        node = self._nodes.get(node_id)
+        if node is None:
+            raise NodeUnavailableError(f"there is no node {node_id}")
+        return await self._call(node, method, *arguments)
+
+    async def _call(self, node: _Node, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
+        try:
+            async with asyncio.timeout(timeout_s or self._config.request_timeout_s):
+                return await getattr(node.actor, method).remote(*arguments)
+        except UnknownAttemptError as error:
+            # Ray hands errors over as children of both their class and its own: only the sentence is wanted.
+            cause = getattr(error, "cause", error)
+            raise UnknownAttemptError(str(cause)) from None
+        except (RayError, TimeoutError) as error:
+            text = str(error).strip().splitlines()
+            raise NodeUnavailableError(text[-1][:500] if text else type(error).__name__) from error
+
+    # --- finding nodes --------------------------------------------------------------------------------------------
+
+    async def _discover(self) -> None:
+        settling: set[str] | None = None
+        while True:
+            try:
+                found = {node["NodeID"]: node for node in await asyncio.to_thread(ray.nodes) if node["Alive"]}
+            except RayError as error:
+                _log.warning("Ray does not tell its nodes: %s", error)
+            else:
+                for node_id, node in found.items():
+                    if node_id not in self._nodes and _offers_anything(node):
+                        entry = self._nodes[node_id] = _Node(node_id, None)
+                        entry.task = asyncio.create_task(self._serve(entry, node))
+                for node_id in [one for one in self._nodes if one not in found]:
+                    await self._down(self._nodes[node_id], "Ray has lost the node")
+                if not self._settled:
+                    settling = set(self._nodes) if settling is None else settling
+                    self._settled = all(one not in self._nodes or self._nodes[one].up for one in settling)
+                    if self._settled:
+                        await self._queue.put(NodesFound())
+            await asyncio.sleep(self._config.discover_interval_s)
+
+    async def _down(self, node: _Node, message: str) -> None:
+        """Forget a node and say so, once. While Ray still lists it, it is found again and gets a new executor."""
+        if self._nodes.get(node.node_id) is not node:
+            return
+        del self._nodes[node.node_id]
+        if node.task is not None and node.task is not asyncio.current_task():
+            node.task.cancel()
+            await asyncio.gather(node.task, return_exceptions=True)
+        await self._queue.put(NodeDown(node.node_id, message))
+
+    async def _serve(self, node: _Node, found: Mapping[str, Any]) -> None:
+        """Keep one node: its executor, then its events, until it is gone."""
+        try:
+            node.actor = await asyncio.to_thread(self._actor, found)
+            described: Description = await self._call(node, "describe")
+            await self._queue.put(_node_up(found, described))
+            node.up = True
+            while True:
+                polled = await self._call(node, "poll", node.acknowledged, _POLL_S, timeout_s=_POLL_S * 3)
+                if not polled.events:
+                    continue
+                node.may_go_on.clear()
+                await self._queue.put(NodeEvents(node.node_id, polled.events, polled.cursor))
+                await node.may_go_on.wait()
+        except (NodeUnavailableError, RayError, ValueError) as error:
+            _log.warning("executor of node %s: %s", node.node_id, error)
+            # An executor that does not answer may still run jobs: it must be gone before it is called gone.
+            if node.actor is not None:
+                with contextlib.suppress(RayError, ValueError):
+                    await asyncio.to_thread(ray.kill, node.actor)
+            await self._down(node, f"the node's executor is gone: {error}")
+
+    def _actor(self, found: Mapping[str, Any]) -> Any:
+        node_id = found["NodeID"]
+        pattern = self._config.executor
+        overrides = _overrides(found)
+        config = dataclasses.replace(pattern, root=pattern.root.replace("{node_id}", node_id), node=overrides)
+        actor_class = ray.remote(NodeActor)
+        return actor_class.options(
+            name=actor_name(node_id),
+            namespace=NAMESPACE,
+            lifetime="detached",
+            get_if_exists=True,
+            num_cpus=0,
+            max_restarts=0,
+            max_concurrency=1000,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
+        ).remote(config)
+
+
+def _offers_anything(found: Mapping[str, Any]) -> bool:
+    return bool(found["Resources"].get("CPU") or found["Resources"].get("GPU") or CPU_LABEL in found["Labels"])
+
+
+def _overrides(found: Mapping[str, Any]) -> NodeOverrides:
+    """Return the capacity that the node declares: by label, else by its Ray resources."""
+    labels, resources = found["Labels"], found["Resources"]
+    return NodeOverrides(
+        cpu_milli=_whole(labels.get(CPU_LABEL)) or int(resources.get("CPU", 0) * 1000),
+        memory_mib=_whole(labels.get(MEMORY_LABEL)) or int(resources.get("memory", 0)) >> 20,
+        gpus=int(resources.get("GPU", 0)),
+        accelerator_type=labels.get(ACCELERATOR_LABEL, ""),
+        address=found["NodeManagerAddress"],
+    )
+
+
+def _whole(text: str | None) -> int | None:
+    return int(text) if text and text.isdecimal() else None
+
+
+def _node_up(found: Mapping[str, Any], described: Description) -> NodeUp:
+    node = described.node
+    return NodeUp(
+        node_id=found["NodeID"],
+        name=found.get("NodeName") or node.hostname,
+        labels=dict(found["Labels"]),
+        cpu_milli=node.cpu_milli,
+        memory_mib=node.memory_mib,
+        gpus=node.gpus,
+        accelerator_type=node.accelerator_type,
+        boot_id=node.boot_id,
+        address=node.address,
+        attempts=described.attempts,
+    )
