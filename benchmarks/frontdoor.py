@@ -64,10 +64,10 @@ async def in_flight(total: int, width: int, call: Callable[[], Awaitable[object]
 
 async def echo_rate(calls: int) -> float:
     """Unary calls a second to a bare grpcio server, 64 in flight."""
-    process = subprocess.Popen([sys.executable, "-c", ECHO], stdout=subprocess.PIPE, text=True)
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", ECHO, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
-        port = int(await asyncio.to_thread(process.stdout.readline))
+        port = int(await process.stdout.readline())
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             echo = channel.unary_unary("/echo/Echo")
             payload = jobs_pb2.SubmitJobsRequest(jobs=[spec()], request_id=str(uuid.uuid4())).SerializeToString()
@@ -75,7 +75,7 @@ async def echo_rate(calls: int) -> float:
         return calls / seconds
     finally:
         process.terminate()
-        process.wait()
+        await process.wait()
 
 
 async def measure(server: Server, arguments: argparse.Namespace) -> dict[str, float]:
