@@ -76,9 +76,9 @@ def _unknown_place(pools: Mapping[PoolKey, Mapping[str, NodeView]], shape: Shape
     """What the job names, when nothing of it is known."""
     known = sorted(pool for pool, nodes in pools.items() if nodes)
     if not any(region_allowed(pool.region, shape) for pool in known):
-        if not shape.required_regions:
+        if not shape.required_regions and not shape.pools:
             return None
-        names, kind = shape.required_regions, "region"
+        names, kind = (shape.required_regions, "region") if shape.required_regions else (shape.pools, "pool")
     elif not any(region_allowed(pool.region, shape) and pool_allowed(pool, shape) for pool in known):
         names, kind = shape.pools, "pool"
     else:
