@@ -2,6 +2,9 @@
 
 The agent may die and come back at any time: executors are detached, keep running their jobs and keep every event that
 was not acknowledged. A new gateway finds them by name and begins with a ``NodeUp`` that lists what stands there.
+
+Ray is imported at the start and not before: it reads its settings, the mode of authentication among them, from the
+environment at the moment of its first import.
 """
 
 from __future__ import annotations
@@ -9,14 +12,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import importlib
 import logging
 from collections.abc import Mapping
 from typing import Any
-
-import ray
-from ray._private import ray_constants
-from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from workers.executor.node import NodeOverrides
 from workers.executor.node_executor import ExecutorConfig
@@ -84,15 +83,17 @@ class RayGateway:
         self._queue: asyncio.Queue[GatewayEvent] = asyncio.Queue(_MAX_WAITING)
         self._discovery: asyncio.Task[None] | None = None
         self._settled = False
+        self._ray: Any = None
 
     async def start(self) -> None:
         """Connect to Ray and begin to look for nodes; raises ConnectionError when there is no cluster."""
+        self._ray = await asyncio.to_thread(importlib.import_module, "ray")
         if self._config.address.startswith("127."):
             # Ray would look for the cluster at the host's outward address. RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 says the
             # same, but only to a process that has it before it first imports ray.
-            ray_constants.ENABLE_RAY_CLUSTER = False
+            importlib.import_module("ray._private.ray_constants").ENABLE_RAY_CLUSTER = False  # type: ignore[attr-defined]
         await asyncio.to_thread(
-            ray.init,
+            self._ray.init,
             address=self._config.address,
             namespace=NAMESPACE,
             log_to_driver=False,
@@ -107,7 +108,7 @@ class RayGateway:
             if task is not None:
                 task.cancel()
         await asyncio.gather(*(task for task in tasks if task is not None), return_exceptions=True)
-        await asyncio.to_thread(ray.shutdown)
+        await asyncio.to_thread(self._ray.shutdown)
 
     async def next_event(self) -> GatewayEvent:
         """Wait for the next event of any node. Those of one node come in order."""
@@ -164,7 +165,7 @@ class RayGateway:
             # Ray hands errors over as children of both their class and its own: only the sentence is wanted.
             cause = getattr(error, "cause", error)
             raise UnknownAttemptError(str(cause)) from None
-        except (RayError, TimeoutError) as error:
+        except (self._ray.exceptions.RayError, TimeoutError) as error:
             text = str(error).strip().splitlines()
             raise NodeUnavailableError(text[-1][:500] if text else type(error).__name__) from error
 
@@ -174,8 +175,8 @@ class RayGateway:
         settling: set[str] | None = None
         while True:
             try:
-                found = {node["NodeID"]: node for node in await asyncio.to_thread(ray.nodes) if node["Alive"]}
-            except RayError as error:
+                found = {node["NodeID"]: node for node in await asyncio.to_thread(self._ray.nodes) if node["Alive"]}
+            except self._ray.exceptions.RayError as error:
                 _log.warning("Ray does not tell its nodes: %s", error)
             else:
                 for node_id, node in found.items():
@@ -215,12 +216,12 @@ class RayGateway:
                 node.may_go_on.clear()
                 await self._queue.put(NodeEvents(node.node_id, polled.events, polled.cursor))
                 await node.may_go_on.wait()
-        except (NodeUnavailableError, RayError, ValueError) as error:
+        except (NodeUnavailableError, self._ray.exceptions.RayError, ValueError) as error:
             _log.warning("executor of node %s: %s", node.node_id, error)
             # An executor that does not answer may still run jobs: it must be gone before it is called gone.
             if node.actor is not None:
-                with contextlib.suppress(RayError, ValueError):
-                    await asyncio.to_thread(ray.kill, node.actor)
+                with contextlib.suppress(self._ray.exceptions.RayError, ValueError):
+                    await asyncio.to_thread(self._ray.kill, node.actor)
             await self._down(node, f"the node's executor is gone: {error}")
 
     def _actor(self, found: Mapping[str, Any]) -> Any:
@@ -228,7 +229,8 @@ class RayGateway:
         pattern = self._config.executor
         overrides = _overrides(found)
         config = dataclasses.replace(pattern, root=pattern.root.replace("{node_id}", node_id), node=overrides)
-        actor_class = ray.remote(NodeActor)
+        strategies = importlib.import_module("ray.util.scheduling_strategies")
+        actor_class = self._ray.remote(NodeActor)
         return actor_class.options(
             name=actor_name(node_id),
             namespace=NAMESPACE,
@@ -237,7 +239,7 @@ class RayGateway:
             num_cpus=0,
             max_restarts=0,
             max_concurrency=1000,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
+            scheduling_strategy=strategies.NodeAffinitySchedulingStrategy(node_id, soft=False),
         ).remote(config)
 
 

@@ -41,7 +41,7 @@ from ray.scripts.scripts import main
 sys.exit(main())
 """
 """``ray start`` for a second node on the loopback interface, which the switch above would refuse."""
-_MAX_FOLDER = 42
+_MAX_FOLDER = 40
 """Ray adds up to 65 characters to its folder for its sockets, whose paths may have 107."""
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 10.0
@@ -116,7 +116,9 @@ class LocalRayCluster:
 
     def start(self) -> None:
         """Start the head node; raises RayClusterError when it is not up within a minute."""
-        self.temp_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Ray opens its own folder, the one below, to all users, and every client of it does so again.
+        self.temp_dir.mkdir(parents=True, exist_ok=True)
+        self.temp_dir.chmod(0o700)
         stop_cluster(self.temp_dir)
         token = os.open(self.token_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(token, "w") as file:
@@ -165,7 +167,7 @@ class LocalRayCluster:
         argv = [
             *(sys.executable, *(("-m", "ray.scripts.scripts") if name == HEAD else ("-c", _JOIN)), "start"),
             *("--block", "--disable-usage-stats", *options),
-            *(f"--node-ip-address={HOST}", f"--temp-dir={self.temp_dir}", f"--node-name={self.region}-{name}"),
+            *(f"--node-ip-address={HOST}", f"--temp-dir={self.temp_dir}/r", f"--node-name={self.region}-{name}"),
             *(f"--num-cpus={num_cpus}", f"--num-gpus={num_gpus}", f"--labels={_label_text(labels)}"),
             *(f"--node-manager-port={ports[0]}", f"--object-manager-port={ports[1]}"),
             *(f"--dashboard-agent-listen-port={ports[2]}", f"--metrics-export-port={ports[3]}"),
@@ -193,8 +195,6 @@ class LocalRayCluster:
                 text = log.read_text("utf-8", "replace").strip()[-2000:]
                 raise RayClusterError(f"Ray node {name!r} of region {self.region} does not start:\n{text}")
             time.sleep(0.05)
-        # Ray opens its folder to all users; its logs and its sockets are nobody else's business.
-        self.temp_dir.chmod(0o700)
 
     def _node_env(self, name: str) -> dict[str, str]:
         # Nothing that would make this node a part of, or a client of, another cluster.
