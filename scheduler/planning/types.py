@@ -122,9 +122,8 @@ class Snapshot:
 class Policy:
     """How to plan.
 
-    ``max_starts_per_round`` bounds a round, so that commits stay small; ``max_passed_over_ms``: once a job has waited this long,
-    nothing later starts in pools it could use, until it starts; ``preference_step``: how a place in a job's list of preferred
-    regions or accelerators weighs against packing.
+    ``max_starts_per_round`` bounds a round, so that commits stay small. ``max_passed_over_ms``: the oldest job that has waited
+    this long, of tenants below their fair part, goes first, and until it fits nothing else starts in the pools that could hold it.
     """
 
     max_starts_per_round: int = 512

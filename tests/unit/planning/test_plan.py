@@ -57,6 +57,13 @@ def test_in_a_project_class_goes_before_age_and_age_before_number():
     assert started(world) == high + early + late + low
 
 
+def test_lines_of_one_class_are_merged_by_age():
+    world = World([node("n1")])
+    for submit_ms in range(6):
+        world.add("a", shape(1000 + submit_ms % 2), submit_ms=submit_ms)
+    assert started(world) == [1, 2, 3, 4, 5, 6]
+
+
 def test_what_does_not_fit_is_passed_over():
     world = World([node("n1", cpu=4000)])
     world.add("a", shape(5000))
