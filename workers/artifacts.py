@@ -15,7 +15,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -181,6 +181,15 @@ class ArtifactStore:
         files = [dataclasses.asdict(entry) for entry in sorted(entries, key=lambda entry: entry.path)]
         content = {"files": files, "version": 1}
         return self.put_bytes(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
+
+    def merge(self, refs: Iterable[str]) -> str:
+        """Return one manifest with the files of several; raises ArtifactError when two differ under one path."""
+        merged: dict[str, Entry] = {}
+        for ref in refs:
+            for entry in self.manifest(ref):
+                if merged.setdefault(entry.path, entry) != entry:
+                    raise ArtifactError(f"two of the folders hold a different file {entry.path[:200]!r}")
+        return self.put_manifest(list(merged.values()))
 
     def _put_file(self, path: str, name: str, room: int) -> Entry:
         # O_NOFOLLOW and fstat: what was a plain file a moment ago may have been swapped for something else.

@@ -62,7 +62,7 @@ class BoundedLog:
         return False
 
     def _drop_from(self, start: int) -> bool:
-        self.hole = (self.hole[0] or start, self.total)
+        self.hole = (self.hole[0] if self.hole[1] else start, self.total)
         return True
 
     def _punch(self) -> bool:

@@ -149,3 +149,13 @@ def test_the_cache_serves_verified_content_and_stays_within_bounds(tmp_path: Pat
         path.write_bytes(b"?" * 100)
     store.fetch_tree(last, tmp_path / "out3", cache)
     assert (tmp_path / "out3/a").read_bytes() == b"\3" * 100
+
+
+def test_manifests_merge_unless_they_contradict(store: ArtifactStore, tmp_path: Path) -> None:
+    refs = [
+        store.put_tree(Part(tree(tmp_path / f"in{number}", files), prefix)).ref or ""
+        for number, (files, prefix) in enumerate([({"a": b"1"}, ""), ({"a": b"2"}, "rank-1"), ({"a": b"3"}, "")])
+    ]
+    assert [entry.path for entry in store.manifest(store.merge(refs[:2]))] == ["a", "rank-1/a"]
+    with pytest.raises(ArtifactError, match="different file 'a'"):
+        store.merge(refs)
