@@ -45,6 +45,8 @@ def test_a_released_lease_is_free_at_once(disk: Disk) -> None:
 
     one.release_leadership(first.epoch)
 
+    with pytest.raises(Deposed):
+        one.renew_leadership(first.epoch, 60_000)
     assert other.acquire_leadership("other", 60_000) == Leadership(2, 60_000)
     with pytest.raises(Deposed):
         one.renew_leadership(first.epoch, 60_000)
