@@ -24,17 +24,11 @@ class EventLog:
     def __len__(self) -> int:
         return len(self._events)
 
-    @property
-    def acknowledged(self) -> int:
-        """Sequence number up to which all has been acknowledged."""
-        return self._acknowledged
-
-    def add(self, event: Event) -> int:
-        """Append an event and return its sequence number."""
+    def add(self, event: Event) -> None:
+        """Append an event."""
         self._last += 1
         self._events.append((self._last, event))
         self._news.set()
-        return self._last
 
     async def poll(self, cursor: Cursor | None, timeout_s: float) -> Polled:
         """Return the events after ``cursor``, waiting up to ``timeout_s`` for the first; none is no error.

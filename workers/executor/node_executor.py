@@ -19,7 +19,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from workers import artifacts
+import artifacts
 from workers.executor import environment, logfile, node, procfs, staging
 from workers.executor.attempt import Attempt, judge, now_ms
 from workers.executor.events import EventLog
@@ -167,9 +167,7 @@ class NodeExecutor:
             if known is not None:
                 self._tell_again(known)
                 continue
-            if not self._tombstones.keys().isdisjoint(
-                {(key.job_id, key.attempt, None), (key.job_id, key.attempt, key.rank)}
-            ):
+            if any((key.job_id, key.attempt, rank) in self._tombstones for rank in (None, key.rank)):
                 refused.append(Refused(key, "the attempt was stopped before it was launched"))
             elif len(self._live) >= self._config.max_live or len(self._events) >= self._config.max_events:
                 refused.append(Refused(key, "the node's executor has too much to do"))
@@ -179,6 +177,8 @@ class NodeExecutor:
 
     def _tell_again(self, known: Attempt) -> None:
         key = known.key
+        if len(self._events) >= self._config.max_events:
+            return
         if known.exited is not None:
             self._events.add(known.exited)
         elif known.pid is not None:
@@ -475,8 +475,6 @@ class NodeExecutor:
         attempt.checkpoint = (before, stored.ref)
         key = attempt.key
         self._events.add(Checkpointed(key.job_id, key.attempt, key.rank, stored.ref, now_ms()))
-
-    # --- helpers --------------------------------------------------------------------------------------------------
 
     async def _thread(self, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)

@@ -11,12 +11,13 @@ import os
 import shutil
 from pathlib import Path
 
-from workers import artifacts
+import artifacts
 from workers.executor import logfile
 from workers.executor.types import AttemptKey, Launch
 
 _FOLDERS = ("work", "results", "checkpoint", "tmp", "home")
 _LOG_CHUNK = 1 << 20
+_MAKE_TRIES = 10
 
 Signature = tuple[tuple[str, int, int, int], ...]
 """Path, size, time of change in ns and inode of each file: equal signatures mean equal content."""
@@ -39,7 +40,14 @@ def folder_of(root: Path, key: AttemptKey) -> Path:
 
 def make(folder: Path, launch: Launch) -> None:
     """Make the folders of an attempt, and the small files in them. Cheap: a few system calls."""
-    os.makedirs(folder)
+    for left in reversed(range(_MAKE_TRIES)):
+        try:
+            os.makedirs(folder)
+            break
+        except FileNotFoundError:
+            # Another rank or attempt of the job has just ended, and its thread removed their common parent.
+            if not left:
+                raise
     base = str(folder)
     for name in _FOLDERS:
         os.mkdir(f"{base}/{name}", 0o755)

@@ -2,7 +2,7 @@
 
 Units: ``*_ms`` at the end of a duration is milliseconds; ``at_ms``, ``started_ms`` and ``ended_ms`` are wall clock
 milliseconds since 1970 (UTC); ``*_mib`` is mebibytes; ``cpu_milli`` and ``gpu_milli`` are thousandths of one device.
-An artifact is named ``sha256:<64 hex digits>``, the hash of its manifest (see ``workers.artifacts``).
+An artifact is named ``sha256:<64 hex digits>``, the hash of its manifest (see ``artifacts``).
 """
 
 from __future__ import annotations
