@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import IO
 
 from scheduler.catalog.artifacts import FileEntry
-from workers.artifacts import MAX_BYTES, ArtifactError, ArtifactStore, Entry, digest_of, reference
+from artifacts import MAX_BYTES, ArtifactError, ArtifactStore, Entry, digest_of, reference
 
 
 class PlatformArtifacts(ArtifactStore):

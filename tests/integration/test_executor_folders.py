@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import artifacts
 from tests.integration.executor_tools import Run, config, python, shell
-from workers import artifacts
 from workers.executor.node_executor import NodeExecutor
 from workers.executor.types import Checkpointed, ExitReason
 

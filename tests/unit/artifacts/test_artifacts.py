@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.artifacts import ArtifactError, ArtifactStore, Entry, FileCache, Part, is_safe_path
+from artifacts import ArtifactError, ArtifactStore, Entry, FileCache, Part, is_safe_path
 
 
 @pytest.fixture(params=["local", "remote"])
