@@ -48,6 +48,7 @@ class RegionLink:
         self._outbox: asyncio.Queue[regions_pb2.ConnectResponse] = asyncio.Queue()
         self._waiting: dict[int, tuple[LogPull, _Part]] = {}
         self._pulls: set[LogPull] = set()
+        self._closed = False
 
     async def outgoing(self) -> AsyncIterator[regions_pb2.ConnectResponse]:
         """What to send to the agent, without end."""
@@ -61,12 +62,15 @@ class RegionLink:
             found[0].deliver(found[1], chunk)
 
     def close(self) -> None:
-        """The agent is gone: every reader is told."""
+        """The agent is gone: every reader is told, and none can begin."""
+        self._closed = True
         for pull in list(self._pulls):
             pull.fail(_offline(self.region))
 
     def join(self, pull: LogPull) -> None:
-        """A reader begins."""
+        """A reader begins. ``Unavailable`` when the agent has gone meanwhile."""
+        if self._closed:
+            raise _offline(self.region)
         if len(self._pulls) >= MAX_PULLS:
             raise ResourceExhausted(
                 f"{MAX_PULLS:,} readers follow logs of region {self.region} already; try again later.",
