@@ -202,11 +202,12 @@ class LocalRayCluster:
         return {
             **kept,
             **self.client_env(),
-            MARKER: str(self.temp_dir),
-            NODE_MARKER: f"{self.temp_dir}:{name}",
             "AUTOSCALER_METRIC_PORT": str(self._monitor_port),
             # The address is for clients: a node is told it on its command line.
             "RAY_ADDRESS": "",
+            # Last: Ray's helpers write their titles over the beginning of their environment.
+            NODE_MARKER: f"{self.temp_dir}:{name}",
+            MARKER: str(self.temp_dir),
         }
 
     def _record(self) -> None:
@@ -278,8 +279,12 @@ def _end_marked(marker: str, value: str) -> int:
 
 
 def _marked(marker: str, value: str) -> Iterator[tuple[int, int]]:
-    """Yield (pid, pidfd) of living processes that carry the mark; the caller closes the descriptors."""
+    """Yield (pid, pidfd) of living processes that carry the mark or share a session with one that does.
+
+    The caller closes the descriptors. Each node is a session of its own, so that no stranger is in it.
+    """
     wanted = f"{marker}={value}".encode()
+    found: list[tuple[int, int, int, bool]] = []
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():
             continue
@@ -288,12 +293,18 @@ def _marked(marker: str, value: str) -> Iterator[tuple[int, int]]:
         except OSError:
             continue
         try:
-            stat = Path("/proc", name, "stat").read_bytes()
+            fields = Path("/proc", name, "stat").read_bytes().rpartition(b")")[2].split()
             environ = Path("/proc", name, "environ").read_bytes()
         except OSError:
-            stat = environ = b""
-        if wanted in environ.split(b"\0") and stat.rpartition(b")")[2].split()[0] not in {b"Z", b"X"}:
-            yield int(name), fd
+            fields, environ = [b"X"], b""
+        if fields[0] in {b"Z", b"X"}:
+            os.close(fd)
+        else:
+            found.append((int(name), fd, int(fields[3]), wanted in environ.split(b"\0")))
+    sessions = {session for _, _, session, marked in found if marked} - {os.getsid(0)}
+    for pid, fd, session, marked in found:
+        if marked or session in sessions:
+            yield pid, fd
         else:
             os.close(fd)
 

@@ -14,6 +14,7 @@ import pytest
 
 from suanli.local.ray_cluster import LocalRayCluster, cluster_pids, remove_cluster, short_folder
 from tests.integration.executor_tools import SLEEPER, alive, config, eventually, shell
+from workers.executor import procfs
 from workers.executor.types import (
     Exited,
     ExitReason,
@@ -40,6 +41,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRayCluste
     cluster.add_node("second", num_cpus=1, labels={"suanli.io/pool": "cpu", "suanli.io/cpu-milli": "500"})
     before = dict(os.environ)
     os.environ.update(cluster.client_env())
+    sessions = {node.pid for node in cluster.nodes}
     yield cluster
     os.environ.clear()
     os.environ.update(before)
@@ -47,6 +49,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRayCluste
     left = cluster_pids(folder)
     remove_cluster(folder)
     assert left == []
+    assert [one.pid for one in procfs.snapshot().values() if one.sid in sessions and not one.zombie] == []
 
 
 class Watch:
