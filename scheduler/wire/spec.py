@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 
 from protos.suanli.v1 import common_pb2, jobs_pb2, stored_pb2
 from scheduler.catalog.resolve import ResolvedAlgorithm
@@ -118,12 +117,11 @@ class SpecCodec:
             raise Internal(f"a stored specification cannot be read: {error}", reason="STORED_SPEC") from error
 
     def _keep(self, encoded: bytes, stored: stored_pb2.StoredSpec) -> JobSpec:
-        spec = _domain(stored, encoded)
-        shape = self._shapes.get(spec.shape)
-        if shape is None:
-            self._shapes.put(spec.shape, spec.shape, _ENTRY_BYTES)
-        else:
-            spec = replace(spec, shape=shape)
+        shape = _shape(stored.spec)
+        known = self._shapes.get(shape)
+        if known is None:
+            self._shapes.put(shape, shape, _ENTRY_BYTES)
+        spec = _domain(stored, encoded, known or shape)
         self._decoded.put(encoded, (spec, stored), len(encoded) + _ENTRY_BYTES)
         return spec
 
@@ -301,24 +299,28 @@ def _complete_dependency(dependency: jobs_pb2.Dependency, field: str) -> None:
         invalid(f"{field}.condition", f"{dependency.condition} is none; give AFTER_OK or AFTER_ANY.")
 
 
-def _domain(stored: stored_pb2.StoredSpec, encoded: bytes) -> JobSpec:
+def _shape(spec: jobs_pb2.JobSpec) -> Shape:
+    asked = spec.resources
+    return Shape(
+        request=Resources(asked.cpu_milli, asked.memory_mib, asked.gpu_milli),
+        replicas=spec.replicas,
+        accelerators=tuple(spec.accelerators),
+        preferred_regions=tuple(spec.preferred_regions),
+        required_regions=tuple(spec.required_regions),
+        pools=tuple(spec.pools),
+        node_selector=tuple(sorted(spec.node_selector.items())),
+    )
+
+
+def _domain(stored: stored_pb2.StoredSpec, encoded: bytes, shape: Shape) -> JobSpec:
     """The domain's value of a completed specification."""
     spec = stored.spec
-    asked = spec.resources
     return JobSpec(
         institution=spec.institution,
         project=spec.project,
         name=spec.name,
         workload=workload_of(stored),
-        shape=Shape(
-            request=Resources(asked.cpu_milli, asked.memory_mib, asked.gpu_milli),
-            replicas=spec.replicas,
-            accelerators=tuple(spec.accelerators),
-            preferred_regions=tuple(spec.preferred_regions),
-            required_regions=tuple(spec.required_regions),
-            pools=tuple(spec.pools),
-            node_selector=tuple(sorted(spec.node_selector.items())),
-        ),
+        shape=shape,
         priority=_PRIORITIES[spec.priority_class],
         preemptible=spec.preemptible,
         max_runtime_ms=spec.max_runtime_ms,
