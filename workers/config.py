@@ -1,0 +1,180 @@
+"""The agent's configuration: one YAML file, every key optional but ``region``.
+
+=================== ===================================================================================================
+region              the region's id
+control_plane       ``host:port``; default ``127.0.0.1:50051``
+tls_ca              file with the authorities to trust (PEM); empty: the system's, or no TLS at all to a loopback host
+token_file          file with the single-use enrolment token; default ``<state_dir>/token``
+credential_file     where the agent's own key is kept (mode 0600); default ``<state_dir>/credential``
+ray_address         as for ``ray.init``; default ``auto``
+state_dir           folder for the spool and the credential; default ``~/.local/state/suanli/<region>``
+node_dir            folder for the jobs' files on every node; ``{node_id}`` stands for the node's id; default
+                    ``<state_dir>/nodes/{node_id}``
+artifacts_url       where results and checkpoints are kept; empty: what the control plane says
+ready_file          written when the agent serves, with its process id in it; empty: none
+pools               list of ``{name, labels}``: nodes with all these labels are in that pool; the first that fits counts
+data_sets           map of a data set's name to its folder on every node
+stop_grace_ms       what jobs get to end when the region is shut down; default 10000
+log_level           debug, info, warning or error; default info
+=================== ===================================================================================================
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from workers.core_types import PoolRule
+
+MAX_CONFIG_BYTES = 1 << 20
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+_SLUG = re.compile(r"[a-z][a-z0-9-]{0,62}")
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:]+\]|[^\s:\[\]/]+):(\d{1,5})")
+
+
+class ConfigError(Exception):
+    """The configuration is not in order; the text is a sentence that names the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """See the table above. Paths are absolute."""
+
+    region: str
+    control_plane: str
+    tls_ca: Path | None
+    token_file: Path
+    credential_file: Path
+    ray_address: str
+    state_dir: Path
+    node_dir: str
+    artifacts_url: str
+    ready_file: Path | None
+    stop_grace_ms: int
+    log_level: str
+    pools: tuple[PoolRule, ...] = ()
+    data_sets: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def loopback(self) -> bool:
+        """Whether the control plane is on this very machine, where plain text is good enough."""
+        host = self.control_plane.rpartition(":")[0].strip("[]")
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
+
+
+def load_config(path: Path) -> AgentConfig:
+    """Read a file; raises ConfigError."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    if len(text) > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes")
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    return parse_config({} if document is None else document, path.resolve().parent)
+
+
+def parse_config(document: object, base: Path) -> AgentConfig:
+    """Check a document; relative paths count from ``base``. Raises ConfigError."""
+    if not isinstance(document, dict):
+        raise ConfigError("the configuration must be a map of keys to values")
+    keys = _Keys(dict(document), base)
+    region = keys.text("region", "")
+    if not _SLUG.fullmatch(region):
+        raise ConfigError("region: must be an id such as 'east': lower-case letters, digits and '-', at most 63")
+    state_dir = keys.path("state_dir") or Path.home() / ".local/state/suanli" / region
+    control_plane = keys.text("control_plane", "127.0.0.1:50051")
+    match = _ADDRESS.fullmatch(control_plane)
+    if match is None or not 0 < int(match[2]) < 65536:
+        raise ConfigError(f"control_plane: {control_plane!r} is not host:port")
+    log_level = keys.text("log_level", "info")
+    if log_level not in LOG_LEVELS:
+        raise ConfigError(f"log_level: must be one of {', '.join(LOG_LEVELS)}")
+    artifacts_url = keys.text("artifacts_url", "")
+    if artifacts_url and "://" not in artifacts_url:
+        artifacts_url = str(base / Path(artifacts_url).expanduser())
+    config = AgentConfig(
+        region=region,
+        control_plane=control_plane,
+        tls_ca=keys.path("tls_ca"),
+        token_file=keys.path("token_file") or state_dir / "token",
+        credential_file=keys.path("credential_file") or state_dir / "credential",
+        ray_address=keys.text("ray_address", "auto"),
+        state_dir=state_dir,
+        node_dir=str(keys.path("node_dir") or state_dir / "nodes" / "{node_id}"),
+        artifacts_url=artifacts_url,
+        ready_file=keys.path("ready_file"),
+        stop_grace_ms=keys.number("stop_grace_ms", 10_000, 3_600_000),
+        log_level=log_level,
+        pools=_pools(keys.take("pools", [])),
+        data_sets=_text_map(keys.take("data_sets", {}), "data_sets"),
+    )
+    keys.none_left()
+    if "{node_id}" not in config.node_dir:
+        raise ConfigError("node_dir: must contain {node_id}, since two nodes may share a machine")
+    return config
+
+
+class _Keys:
+    """Takes keys out of a document, so that what is left is not known."""
+
+    def __init__(self, document: dict[Any, Any], base: Path) -> None:
+        self._document = document
+        self._base = base
+
+    def take(self, key: str, default: object) -> Any:
+        value = self._document.pop(key, None)
+        return default if value is None else value
+
+    def text(self, key: str, default: str) -> str:
+        value = self.take(key, default)
+        if not isinstance(value, str):
+            raise ConfigError(f"{key}: must be text")
+        return value
+
+    def number(self, key: str, default: int, most: int) -> int:
+        value = self.take(key, default)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+            raise ConfigError(f"{key}: must be a whole number from 0 to {most}")
+        return value
+
+    def path(self, key: str) -> Path | None:
+        text = self.text(key, "")
+        return self._base / Path(text).expanduser() if text else None
+
+    def none_left(self) -> None:
+        for key in self._document:
+            raise ConfigError(f"{key}: there is no such key")
+
+
+def _pools(value: object) -> tuple[PoolRule, ...]:
+    if not isinstance(value, list) or len(value) > 256:
+        raise ConfigError("pools: must be a list of at most 256")
+    rules = []
+    for number, item in enumerate(value):
+        if not isinstance(item, dict) or set(item) != {"name", "labels"}:
+            raise ConfigError(f"pools[{number}]: must have the keys name and labels")
+        if not isinstance(item["name"], str) or not _SLUG.fullmatch(item["name"]):
+            raise ConfigError(f"pools[{number}].name: must be an id such as 'gpu-a100'")
+        rules.append(PoolRule(item["name"], _text_map(item["labels"], f"pools[{number}].labels")))
+    return tuple(rules)
+
+
+def _text_map(value: object, key: str) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
+        raise ConfigError(f"{key}: must be a map of text to text")
+    return value
