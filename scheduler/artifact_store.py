@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import IO
 
-from scheduler.catalog.artifacts import FileEntry
 from artifacts import MAX_BYTES, ArtifactError, ArtifactStore, Entry, digest_of, reference
+from scheduler.catalog.artifacts import FileEntry
 
 
 class PlatformArtifacts(ArtifactStore):

@@ -152,7 +152,9 @@ async def _listen(config: Config, api: ApiServer) -> str:
     host, port = split_address(config.listen, "listen")
     bound = api.listen(host, port, config.tls)
     await api.start()
-    return f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}"
+    address = f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}"
+    log.info("listening on %s", address)
+    return address
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,94 @@
+"""The server's configuration file."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from scheduler.api.serving import ConfigurationError, Tls
+from scheduler.config import Config, config_from, load_config, split_address
+
+
+def test_only_the_state_folder_is_needed(tmp_path: Path) -> None:
+    config = config_from({"state_dir": "state"}, tmp_path)
+    assert config.listen == "127.0.0.1:50051"
+    assert config.state_dir == tmp_path / "state"
+    assert config.artifacts == str(tmp_path / "state" / "artifacts")
+    assert (config.algorithms_dir / "manifest.schema.json").is_file()
+
+
+def test_every_key_is_read(tmp_path: Path) -> None:
+    document = {
+        "state_dir": "/var/lib/suanli",
+        "listen": "0.0.0.0:1",
+        "metrics_listen": "",
+        "database_url": "postgresql://h/d",
+        "tls": {"cert": "c.pem", "key": "k.pem", "client_ca": "ca.pem"},
+        "artifacts_url": "s3://bucket/a",
+        "algorithms_dir": "algos",
+        "heartbeat_interval_ms": 100,
+        "lease_ttl_ms": 300,
+        "max_blob_bytes": 5,
+        "shutdown_grace_ms": 0,
+        "bootstrap_admin_key_file": "admin.key",
+        "ready_file": "ready.json",
+        "log_level": "debug",
+    }
+    assert set(document) == {f.name for f in fields(Config)}
+    config = config_from(document, tmp_path)
+    assert config.tls == Tls(tmp_path / "c.pem", tmp_path / "k.pem", tmp_path / "ca.pem")
+    assert config.artifacts == "s3://bucket/a"
+    assert config.state_dir == Path("/var/lib/suanli")
+
+
+def test_the_database_is_found_in_the_order_that_is_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SUANLI_DATABASE_URL", raising=False)
+    assert config_from({"state_dir": "s"}, tmp_path).database == f"sqlite:///{tmp_path}/s/suanli.db"
+    monkeypatch.setenv("SUANLI_DATABASE_URL", "postgresql://env/d")
+    assert config_from({"state_dir": "s"}, tmp_path).database == "postgresql://env/d"
+    assert config_from({"state_dir": "s", "database_url": "sqlite:////x"}, tmp_path).database == "sqlite:////x"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"lisen": "x"}, "lisen: there is no such setting; did you mean listen?"),
+        ({"tls": {"cert": "a", "kee": "b"}}, "tls.kee: there is no such setting; did you mean tls.key?"),
+        ({"tls": {"cert": "a"}}, "tls.key: it is missing"),
+        ({"tls": "yes"}, "tls: give keys and values"),
+        ({"listen": "50051"}, "listen: '50051' is not an address"),
+        ({"listen": "127.0.0.1:99999"}, "listen: "),
+        ({"metrics_listen": "x:"}, "metrics_listen: "),
+        ({"heartbeat_interval_ms": "5s"}, "heartbeat_interval_ms: '5s' is not a whole number"),
+        ({"heartbeat_interval_ms": True}, "heartbeat_interval_ms: True is not a whole number"),
+        ({"heartbeat_interval_ms": 99}, "heartbeat_interval_ms: 99 is out of range"),
+        ({"lease_ttl_ms": 14_999}, "lease_ttl_ms: 14999 is out of range; give 15,000 to 600,000"),
+        ({"log_level": "loud"}, "log_level"),
+        ({"ready_file": ""}, "ready_file: give a path"),
+        ({"database_url": 5}, "database_url: 5 is not a text"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, changes: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        config_from({"state_dir": "s"} | changes, tmp_path)
+    assert words in str(caught.value)
+
+
+def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "server.yaml"
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        load_config(path)
+    path.write_text("a: [")
+    with pytest.raises(ConfigurationError, match="not readable YAML"):
+        load_config(path)
+    path.write_text("")
+    with pytest.raises(ConfigurationError, match="keys and values"):
+        load_config(path)
+    path.write_text("listen: 127.0.0.1:0\n")
+    with pytest.raises(ConfigurationError, match="state_dir: it is missing"):
+        load_config(path)
+
+
+def test_addresses() -> None:
+    assert split_address("[::1]:5", "listen") == ("::1", 5)
+    assert split_address("localhost:0", "listen") == ("localhost", 0)
