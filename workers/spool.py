@@ -65,15 +65,15 @@ class Spool(Protocol):
 class SqliteSpool:
     """A spool in one SQLite file: write-ahead log, synced at every commit, locked against a second agent.
 
-    It may be used from any thread, though by one at a time.
+    It may be used from any thread, though by one at a time. ``wait_s`` is how long an earlier agent gets to let go of it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, wait_s: float = 2.0) -> None:
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=2)
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=wait_s)
             self._open()
         except (OSError, sqlite3.Error) as error:
             hint = "; another agent may be using it" if "locked" in str(error) else ""

@@ -1,0 +1,78 @@
+"""The agent's configuration: defaults, bounds, and errors that name the key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from workers.config import ConfigError, load_config, parse_config
+from workers.core_types import PoolRule
+
+
+def test_a_region_is_enough() -> None:
+    config = parse_config({"region": "east"}, Path("/etc/suanli"))
+    assert (config.control_plane, config.ray_address, config.loopback) == ("127.0.0.1:50051", "auto", True)
+    assert config.state_dir == Path.home() / ".local/state/suanli/east"
+    assert config.credential_file == config.state_dir / "credential"
+    assert config.node_dir == str(config.state_dir / "nodes" / "{node_id}")
+
+
+def test_every_key_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "agent.yaml"
+    path.write_text(
+        "region: east\ncontrol_plane: '[::1]:7'\ntls_ca: ca.crt\ntoken_file: /t\ncredential_file: c\nray_address: a:1\n"
+        "state_dir: s\nnode_dir: /n/{node_id}\nartifacts_url: s3://b/p\nready_file: r\nstop_grace_ms: 5\nlog_level: debug\n"
+        "pools:\n- name: big\n  labels: {size: l}\ndata_sets: {star98: /data/star98}\n"
+    )
+    config = load_config(path)
+    assert config.loopback
+    assert (config.tls_ca, config.token_file, config.ready_file) == (tmp_path / "ca.crt", Path("/t"), tmp_path / "r")
+    assert (config.state_dir, config.credential_file) == (tmp_path / "s", tmp_path / "c")
+    assert (config.artifacts_url, config.node_dir) == ("s3://b/p", "/n/{node_id}")
+    assert config.pools == (PoolRule("big", {"size": "l"}),)
+    assert config.data_sets == {"star98": "/data/star98"}
+    assert (config.stop_grace_ms, config.log_level) == (5, "debug")
+
+
+def test_a_plain_artifacts_folder_counts_from_the_file(tmp_path: Path) -> None:
+    assert parse_config({"region": "e", "artifacts_url": "a"}, tmp_path).artifacts_url == str(tmp_path / "a")
+
+
+def test_another_host_is_no_loopback() -> None:
+    assert not parse_config({"region": "e", "control_plane": "suanli.example:50051"}, Path("/")).loopback
+
+
+@pytest.mark.parametrize(
+    ("document", "key"),
+    [
+        ({}, "region"),
+        ({"region": "Üst"}, "region"),
+        ({"region": 3}, "region"),
+        ([], "map"),
+        ({"region": "e", "control_plane": "nowhere"}, "control_plane"),
+        ({"region": "e", "control_plane": "h:99999"}, "control_plane"),
+        ({"region": "e", "log_level": "loud"}, "log_level"),
+        ({"region": "e", "stop_grace_ms": -1}, "stop_grace_ms"),
+        ({"region": "e", "stop_grace_ms": True}, "stop_grace_ms"),
+        ({"region": "e", "node_dir": "/same"}, "node_dir"),
+        ({"region": "e", "pools": [{"name": "a"}]}, r"pools\[0\]"),
+        ({"region": "e", "pools": [{"name": "A b", "labels": {}}]}, r"pools\[0\].name"),
+        ({"region": "e", "pools": [{"name": "a", "labels": {"x": 1}}]}, r"pools\[0\].labels"),
+        ({"region": "e", "data_sets": ["x"]}, "data_sets"),
+        ({"region": "e", "tls_ca": 5}, "tls_ca"),
+        ({"region": "e", "regoin": "x"}, "regoin"),
+    ],
+)
+def test_an_error_names_the_key(document: object, key: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        parse_config(document, Path("/"))
+
+
+def test_a_file_that_is_not_there_or_not_yaml_is_told_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        load_config(tmp_path / "none")
+    (tmp_path / "bad").write_text("a: [")
+    with pytest.raises(ConfigError, match="is not YAML") as caught:
+        load_config(tmp_path / "bad")
+    assert "\n" not in str(caught.value)
