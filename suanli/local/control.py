@@ -1,0 +1,64 @@
+"""What the launcher asks the control plane that it has started itself: plain calls over the loopback interface."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import grpc
+
+from protos.suanli.v1 import admin_pb2, admin_pb2_grpc
+from suanli.local.state import LocalError
+
+CALL_TIMEOUT_S = 20.0
+
+
+class Control:
+    """A connection with the local admin's key. Its methods raise LocalError."""
+
+    def __init__(self, address: str, key_file: Path) -> None:
+        try:
+            key = key_file.read_text().strip()
+        except OSError as error:
+            raise LocalError(
+                f"The local admin's key {key_file} cannot be read ({error.strerror}). It is written once, with the "
+                "database; without it, remove the whole state folder to begin anew."
+            ) from error
+        self._metadata = (("authorization", f"Bearer {key}"),)
+        self._channel = grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
+        self._admin: Any = admin_pb2_grpc.AdminServiceStub(self._channel)
+
+    def __enter__(self) -> Control:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._channel.close()
+
+    def enrolment_token(self, region: str) -> str:
+        """A token with which one agent may enrol for the region."""
+        request = admin_pb2.CreateEnrolmentTokenRequest(region=region)
+        return str(self._call(self._admin.CreateEnrolmentToken, request).token)
+
+    def regions(self) -> Sequence[admin_pb2.Region]:
+        """Every region, as far as one page goes: a local deployment has few."""
+        found: Sequence[admin_pb2.Region] = self._call(
+            self._admin.ListRegions, admin_pb2.ListRegionsRequest(page_size=1000)
+        ).regions
+        return found
+
+    def _call(self, method: Any, request: Any) -> Any:
+        try:
+            return method(request, metadata=self._metadata, timeout=CALL_TIMEOUT_S)
+        except grpc.RpcError as error:
+            # Every error of a call is also one.
+            code = error.code() if isinstance(error, grpc.Call) else None
+            text = error.details() if isinstance(error, grpc.Call) else str(error)
+            if code is grpc.StatusCode.UNAUTHENTICATED:
+                raise LocalError(
+                    "The control plane refuses the key in admin.key: it is of another database or was revoked."
+                ) from error
+            raise LocalError(f"The control plane does not answer as it should: {text}") from error
