@@ -32,7 +32,9 @@ def receive(state: State, region_id: str, session: int, message: AgentMessage) -
     """Handle one message of an agent's session. A superseded session is not listened to."""
     region = state.regions[region_id]
     if isinstance(message, Hello):
-        _hello(state, region, session, message)
+        # Not from a stream that a newer one has replaced: the region would be spoken to on neither.
+        if session >= region.session:
+            _hello(state, region, session, message)
         return
     if region.session != session:
         return
@@ -50,6 +52,12 @@ def close_session(state: State, region_id: str, session: int) -> None:
         region.session = 0
         region.reported = False
         state.touch_region(region)
+
+
+def is_listened_to(state: State, region_id: str, session: int) -> bool:
+    """Whether this session is the region's present one; not after a newer Hello, nor after a silence longer than a lease."""
+    region = state.regions.get(region_id)
+    return region is not None and region.session == session
 
 
 def _heard(state: State, region: Region) -> None:
@@ -100,9 +108,15 @@ def _take_nodes(state: State, region: Region, report: StateReport) -> None:
     reported = {node.node_id for node in report.nodes}
     for node_report in report.nodes:
         before = state.nodes.get((region.region, node_report.node_id))
-        node = Node.from_report(region.region, node_report, before)
-        if before is not None and before.view == node.view:
+        if before is not None and before.is_as(node_report):
             continue
+        node = Node.from_report(region.region, node_report, before)
+        # From the attempts, not from what seemed free: a GPU that went away may have come back with its attempt on it.
+        for launch_seq in node.attempts:
+            attempt = state.attempts[launch_seq]
+            for replica in attempt.replicas:
+                if replica.node_id == node_report.node_id:
+                    node.take(attempt.job.spec.shape, replica.gpu_indexes, 1)
         if before is not None and before.pool != node.pool:
             state.hide_node(before)
         state.show_node(node)

@@ -29,12 +29,15 @@ class Committer:
         last_commit_no: int,
         deliver: Callable[[Turn], None],
         failed: Callable[[BaseException], None],
+        leads: Callable[[], bool],
     ) -> None:
         self._engine = engine
         self._store = store
         self._commit_no = last_commit_no
         self._deliver = deliver
         self._failed = failed
+        self._leads = leads
+        """Whether no other process can lead yet, by this process's own monotonic clock."""
         self._wake = asyncio.Event()
         self._waiters: list[asyncio.Future[None]] = []
         self._writer = writer
@@ -100,7 +103,9 @@ class Committer:
         waiters, self._waiters = self._waiters, []
         try:
             turn = self._engine.take_turn()
-            if turn.batch:
+            # A leader that could not renew its lease may have been deposed without knowing: it commits, if only nothing, before
+            # it says anything. Else it would go on giving leases to agents whose jobs another leader moves.
+            if turn.batch or ((turn.commands or waiters) and not self._leads()):
                 self._commit_no += 1
                 await self._commit(turn.batch)
         except BaseException:

@@ -35,8 +35,8 @@ class Submission:
     """Jobs to accept together. ``fingerprint`` is the SHA-256 of the request without its id.
 
     The specs are valid in themselves, algorithms resolved and working folders present; what depends on the state (the tenant
-    exists, a dependency exists and closes no cycle, some pool could hold it, quotas) is checked by ``submit``. ``fields`` gives
-    the request's path of each spec for errors ("jobs[3]").
+    exists, a dependency exists and closes no cycle, some pool could hold it, quotas) is checked by ``submit``, whose errors name
+    the spec by its place ("jobs[3]").
     """
 
     user: str

@@ -6,11 +6,12 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from scheduler.domain.errors import NotFound, Unavailable
+from scheduler.domain.errors import NotFound, SuanliError, Unavailable
 from scheduler.domain.records import (
     AttemptRecord,
     EventRecord,
@@ -46,6 +47,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 TICK_S = 1.0
 LEADER_TTL_MS = 15_000
+STOP_S = 10.0
 MAX_ATTEMPTS_SHOWN = 100
 
 
@@ -62,13 +64,15 @@ class ControlPlane(Administration):
         settings: Settings,
         observer: Observer | None = None,
     ) -> None:
-        self.engine = Engine(clock, ids, codec, policy, settings, observer)
+        self._new_engine: Callable[[], Engine] = lambda: Engine(clock, ids, codec, policy, settings, observer)
+        self.engine = self._new_engine()
         self._store = store
         self._holder = f"{socket.gethostname()}:{os.getpid()}"
         self._readers = ThreadPoolExecutor(4, thread_name_prefix="suanli-reader")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="suanli-writer")
         self._tasks: list[asyncio.Task[None]] = []
         self._leader = False
+        self._leads_until_s = 0.0
         self.failure: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         """Set when this process can no longer lead; it must end then, and start anew."""
 
@@ -85,42 +89,77 @@ class ControlPlane(Administration):
         # The end of another process cannot be awaited, so it is asked for again and again.
         while (leadership := await self._read(self._acquire)) is None:  # noqa: ASYNC110
             await asyncio.sleep(LEADER_TTL_MS / 3000)
-        self._tasks.append(asyncio.create_task(self._renew(leadership.epoch)))
+        self._run(self._renew(leadership.epoch))
         stored = await self._read(self._store.load)
-        self.engine.rebuild(stored, leadership.epoch)
+        # In a thread, so that the lease is renewed meanwhile: with millions of jobs it takes longer than a lease. And in an
+        # engine of its own, because this one may be asked for gauges meanwhile.
+        engine = self._new_engine()
+        await self._read(lambda: engine.rebuild(stored, leadership.epoch))
+        if self.failure.done():
+            raise self.failure.result()
+        self.engine = engine
         self._hub = EventHub(self._read_events, stored.last_event_seq)
         self._committer = Committer(
-            self.engine, self._store, self._writer, stored.last_commit_no, self._deliver, self._fail
+            self.engine, self._store, self._writer, stored.last_commit_no, self._deliver, self._fail, self._surely_leads
         )
         self._sessions = Sessions(self.engine, self._committer.changed)
-        self._tasks += [asyncio.create_task(self._committer.run()), asyncio.create_task(self._tick())]
+        self._run(self._committer.run())
+        self._run(self._tick())
         self._leader = True
         self._committer.changed()
         jobs = self.engine.state.live_jobs
         log.info("leading with epoch %d: %d unfinished jobs", leadership.epoch, jobs)
 
     async def stop(self) -> None:
-        """Step down: end the streams, write what is journalled, give the leadership back."""
+        """Step down: end the streams, write what is journalled, give the leadership back.
+
+        Waits no longer than ``STOP_S`` for a store that is away: what was not written was not acknowledged either.
+        """
         was_leader, self._leader = self._leader, False
-        if was_leader:
-            self._sessions.end_all()
-            self._hub.close()
-            await self._committer.durable()
+        try:
+            if was_leader:
+                self._sessions.end_all()
+                self._hub.close()
+                await asyncio.wait_for(self._committer.durable(), STOP_S)
+        except (TimeoutError, SuanliError) as error:
+            log.warning("stopping without writing what was not acknowledged: %r", error)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if was_leader and not self.failure.done():
-            await self._between_commits(lambda: self._store.release_leadership(self.engine.state.epoch))
+            try:
+                await self._between_commits(lambda: self._store.release_leadership(self.engine.state.epoch))
+            except Unavailable as error:
+                log.warning("the leadership was not given back and ends by itself: %s", error)
         self._writer.shutdown(wait=True)
         self._readers.shutdown(wait=True)
 
     def _acquire(self) -> Leadership | None:
-        return self._store.acquire_leadership(self._holder, LEADER_TTL_MS)
+        asked_s = time.monotonic()
+        leadership = self._store.acquire_leadership(self._holder, LEADER_TTL_MS)
+        self._leads_until_s = asked_s + LEADER_TTL_MS / 1000
+        return leadership
+
+    def _surely_leads(self) -> bool:
+        return time.monotonic() < self._leads_until_s
+
+    def _run(self, work: Coroutine[None, None, None]) -> None:
+        """Run one of the loops this process cannot lead without: when it breaks, the process fails."""
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._loop_ended)
+        self._tasks.append(task)
+
+    def _loop_ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.critical("a loop of the control plane broke", exc_info=error)
+            self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
-        self._leader = False
-        self._sessions.end_all()
-        self._hub.close()
+        if self._leader:
+            self._leader = False
+            self._sessions.end_all()
+            self._hub.close()
         if not self.failure.done():
             self.failure.set_result(error)
 
@@ -135,8 +174,10 @@ class ControlPlane(Administration):
     async def _renew(self, epoch: int) -> None:
         while True:
             await asyncio.sleep(LEADER_TTL_MS / 3000)
+            asked_s = time.monotonic()
             try:
                 await self._between_commits(lambda: self._store.renew_leadership(epoch, LEADER_TTL_MS))
+                self._leads_until_s = asked_s + LEADER_TTL_MS / 1000
             except Unavailable as error:
                 if type(error) is not Unavailable:
                     self._fail(error)
@@ -183,25 +224,38 @@ class ControlPlane(Administration):
         """See ``Service.submit``."""
         self._require_leader()
         engine = self.engine
-        known = {d.job_id for spec in submission.specs for d in spec.dependencies if d.batch_index < 0}
-        ended = {}
-        if unknown := [job_id for job_id in known if job_id not in engine.state.jobs]:
-            records = await self._settled(lambda: self._store.get_jobs(unknown))
-            ended = {record.job_id: record for record in records}
-        earlier = engine.find_request(submission)
-        if earlier is None and submission.request_id and not engine.state.requests_complete:
-            user, request_id = submission.user, submission.request_id
-            earlier = await self._read(lambda: self._store.find_request(user, request_id))
-            if earlier is not None:
-                check_same_request(earlier, submission)
-            else:
-                earlier = engine.find_request(submission)
+        ended: dict[str, JobRecord] = {}
+        earlier = await self._earlier(submission) or await self._ended_dependencies(submission, ended)
         if earlier is not None:
             return Submitted(await self._ids_of(earlier), True)
         job_ids = engine.submit(submission, ended)
         if not submission.validate_only:
             await self._committer.durable()
         return Submitted(job_ids, False)
+
+    async def _earlier(self, submission: Submission) -> RequestRecord | None:
+        """The earlier submission with the same request_id; asks the store where memory does not remember them all."""
+        earlier = self.engine.find_request(submission)
+        if earlier is None and submission.request_id and not self.engine.state.requests_complete:
+            user, request_id = submission.user, submission.request_id
+            earlier = await self._read(lambda: self._store.find_request(user, request_id))
+            if earlier is not None:
+                check_same_request(earlier, submission)
+        return earlier
+
+    async def _ended_dependencies(self, submission: Submission, ended: dict[str, JobRecord]) -> RequestRecord | None:
+        """Read into ``ended`` those dependencies that memory does not hold; returns with every one either there or in memory.
+
+        Others go on meanwhile: a dependency may end, and the same submission may come again. So it looks until nothing was
+        missing at the last look, and the result is the submission with the same request_id that came meanwhile, if any.
+        """
+        known = {d.job_id for spec in submission.specs for d in spec.dependencies if d.batch_index < 0}
+        looked_up: set[str] = set()
+        while unknown := [job_id for job_id in known - looked_up if job_id not in self.engine.state.jobs]:
+            looked_up.update(unknown)
+            records = await self._settled(lambda ids=unknown: self._store.get_jobs(ids))  # type: ignore[misc]
+            ended.update((record.job_id, record) for record in records)
+        return self.engine.find_request(submission)
 
     async def _ids_of(self, request: RequestRecord) -> list[str]:
         records = await self._settled(lambda: self._store.jobs_by_number(request.first_job_no, request.job_count))
@@ -232,7 +286,9 @@ class ControlPlane(Administration):
         if missing:
             arrays = {job_id.rpartition(".")[0] for job_id in missing} - {""}
             found = {r.job_id: r for r in await self._read(lambda: self._store.get_jobs(sorted(arrays)))}
-            for job_id in missing:
+            # A task may have been started between the two looks, and would be taken for one that never was.
+            records |= {r.job_id: r for r in await self._read(lambda: self._store.get_jobs(missing))}
+            for job_id in [job_id for job_id in missing if job_id not in records]:
                 records[job_id] = _unstarted_task(job_id, found.get(job_id.rpartition(".")[0]))
         return [records[job_id] for job_id in job_ids]
 
@@ -300,7 +356,7 @@ class ControlPlane(Administration):
 
 def _unstarted_task(job_id: str, array: JobRecord | None) -> JobRecord:
     index = job_id.rpartition(".")[2]
-    if array is None or not index.isascii() or not index.isdigit() or str(int(index)) != index:
+    if array is None or not array.array_size or not index.isascii() or not index.isdigit() or str(int(index)) != index:
         raise NotFound(f'There is no job "{job_id}".', reason="JOB_NOT_FOUND", field="job_id")
     if int(index) >= array.array_size:
         raise NotFound(

@@ -77,6 +77,7 @@ def job_ended(state: State, job: Job, final: JobState, reason: str, message: str
         ended, its_state, its_reason, its_message = worklist.pop()
         if ended.state in TERMINAL:
             continue
+        drop_unstarted(state, ended)
         state.set_state(ended, its_state, its_reason, its_message)
         _drop_waits(state, ended)
         if ended.array is not None:
@@ -86,7 +87,7 @@ def job_ended(state: State, job: Job, final: JobState, reason: str, message: str
             _reopen_array(state, array)
             # An array without tasks left ends like any job, in the next turn of this loop.
             worklist.extend(_array_end(array))
-        for dependent in state.dependents.pop(ended.job_id, ()):
+        for dependent in state.dependents.pop(ended.job_id, {}).values():
             if dependent.state is not JobState.HELD or dependent.waits_for is None:
                 continue
             dependent.waits_for.discard(ended.job_id)
@@ -106,8 +107,8 @@ def _drop_waits(state: State, job: Job) -> None:
     """An ended job waits for nothing."""
     for other in job.waits_for or ():
         waiting = state.dependents.get(other)
-        if waiting is not None and job in waiting:
-            waiting.remove(job)
+        if waiting is not None:
+            waiting.pop(job.job_no, None)
             if not waiting:
                 del state.dependents[other]
     job.waits_for = None
@@ -139,6 +140,17 @@ def _array_end(array: Job) -> list[tuple[Job, JobState, str, str]]:
         )
         return [(array, JobState.CANCELLED, "CANCELLED", message)]
     return [(array, JobState.SUCCEEDED, "", "")]
+
+
+def drop_unstarted(state: State, array: Job) -> None:
+    """Count the tasks of an array that were never started as cancelled; nothing for any other job."""
+    unstarted = array.array_size - array.array_next
+    if unstarted:
+        array.array_next = array.array_size
+        array.array_cancelled += unstarted
+        state.count_live(array, -unstarted)
+        state.queue.remove(array)
+        state.touch(array)
 
 
 def end_array_if_done(state: State, array: Job) -> None:

@@ -70,6 +70,10 @@ class Engine:
         """One message of an agent."""
         agents.receive(self.state, region, session, message)
 
+    def is_listened_to(self, region: str, session: int) -> bool:
+        """Whether what this session says counts."""
+        return agents.is_listened_to(self.state, region, session)
+
     def close_session(self, region: str, session: int) -> None:
         """An agent's stream has ended."""
         agents.close_session(self.state, region, session)

@@ -81,12 +81,12 @@ def _wait(state: State, job: Job) -> None:
     job.waits_for = set()
     for dependency in job.spec.dependencies:
         job.waits_for.add(dependency.job_id)
-        state.dependents.setdefault(dependency.job_id, []).append(job)
+        state.dependents.setdefault(dependency.job_id, {})[job.job_no] = job
 
 
 def _forget_ended_dependencies(state: State) -> None:
     """Once all jobs are indexed: drop waits for jobs that are not live."""
     for other in [job_id for job_id in state.dependents if job_id not in state.jobs]:
-        for job in state.dependents.pop(other):
+        for job in state.dependents.pop(other).values():
             if job.waits_for is not None:
                 job.waits_for.discard(other)

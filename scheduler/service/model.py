@@ -319,13 +319,20 @@ class Node:
             )
         )
 
+    def is_as(self, report: NodeReport) -> bool:
+        """Whether a report says nothing new of the node."""
+        view = self.view
+        return view.up and (view.capacity, view.pool, view.name, view.accelerator, view.labels) == (
+            report.capacity,
+            report.pool,
+            report.name,
+            report.accelerator,
+            report.labels,
+        )
+
     @staticmethod
     def from_report(region: str, report: NodeReport, before: Node | None) -> Node:
-        """A node as reported, with what was held on it before still held."""
-        held = before.view.capacity.minus(before.view.free) if before else ZERO
-        gpus = report.capacity.gpu_milli // GPU_UNIT
-        gpu_held = [GPU_UNIT - free for free in before.view.gpu_free] if before else []
-        gpu_free = tuple(GPU_UNIT - (gpu_held[i] if i < len(gpu_held) else 0) for i in range(gpus))
+        """A node as reported; what its attempts hold is not taken from it yet."""
         view = NodeView(
             region=region,
             node_id=report.node_id,
@@ -334,8 +341,8 @@ class Node:
             accelerator=report.accelerator,
             labels=report.labels,
             capacity=report.capacity,
-            free=report.capacity.minus(held),
-            gpu_free=gpu_free,
+            free=report.capacity,
+            gpu_free=(GPU_UNIT,) * (report.capacity.gpu_milli // GPU_UNIT),
             up=True,
             draining=before.view.draining if before else False,
         )

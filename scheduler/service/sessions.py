@@ -29,7 +29,12 @@ class LiveSession:
 
     async def receive(self, message: AgentMessage) -> None:
         """One message of the agent."""
+        if self._ended:
+            return
         self._engine.receive(self.region, self.number, message)
+        if not self._engine.is_listened_to(self.region, self.number):
+            # The agent was silent for longer than its lease: only a new session brings its region back.
+            self.end()
         self._changed()
 
     async def commands(self) -> AsyncIterator[AgentCommand]:

@@ -23,6 +23,7 @@ from scheduler.domain.records import (
     RequestRecord,
     UserRecord,
 )
+from scheduler.domain.spec import Shape
 from scheduler.domain.states import ACTIVE, TERMINAL, JobState, check_transition
 from scheduler.metering.segments import segments
 from scheduler.planning.types import NodeView, PoolKey, Snapshot, TenantView
@@ -30,6 +31,8 @@ from scheduler.service.model import Attempt, Job, Node, Region, Tenant
 from scheduler.service.observe import NullObserver, Observer
 from scheduler.service.ports import Clock, CommitBatch, IdSource, SpecCodec
 from scheduler.service.queue import Queue
+
+MAX_FEASIBLE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,8 @@ class State:
         self.jobs: dict[str, Job] = {}
         self.jobs_by_no: dict[int, Job] = {}
         self.queue = Queue()
-        self.dependents: dict[str, list[Job]] = {}
+        self.dependents: dict[str, dict[int, Job]] = {}
+        """By the id of a live job, those that wait for its end, by number."""
         self.attempts: dict[int, Attempt] = {}
         self.regions: dict[str, Region] = {}
         self.pools: dict[PoolKey, dict[str, NodeView]] = {}
@@ -127,6 +131,8 @@ class State:
         self.timers: list[tuple[int, int, int]] = []
         """A heap of (eligible_ms, job_no, failures) of held retries."""
         self.round_needed = False
+        self.feasible: set[Shape] = set()
+        """Shapes some pool could hold, by the nodes as they are; see ``remember_feasible``."""
         self._clock = clock
         self._last_ms = 0
         self._journal = _Journal()
@@ -167,6 +173,7 @@ class State:
     def touch_node(self, node: Node) -> None:
         """The node's row has to be written."""
         key = (node.view.region, node.view.node_id)
+        self.feasible.clear()
         self._journal.gone_nodes.pop(key, None)
         self._journal.nodes[key] = node
 
@@ -331,6 +338,12 @@ class State:
             tenant.in_use = tenant.in_use.plus(total)
             self.show_tenant(spec.institution, project)
 
+    def remember_feasible(self, shape: Shape) -> None:
+        """Some pool could hold the shape; true until a node changes. Spares a look at every node at each submission."""
+        if len(self.feasible) >= MAX_FEASIBLE:
+            self.feasible.clear()
+        self.feasible.add(shape)
+
     # --- views ------------------------------------------------------------------------------------------------------
 
     def show_node(self, node: Node) -> None:
@@ -342,6 +355,7 @@ class State:
         """Forget a node, in memory and in the store."""
         key = (node.view.region, node.view.node_id)
         self.hide_node(node)
+        self.feasible.clear()
         del self.nodes[key]
         self._journal.nodes.pop(key, None)
         self._journal.gone_nodes[key] = None

@@ -15,11 +15,11 @@ from scheduler.domain.errors import (
 )
 from scheduler.domain.records import JobRecord, RequestRecord
 from scheduler.domain.resources import Resources
-from scheduler.domain.spec import Dependency, DependencyCondition, JobSpec, Shape
+from scheduler.domain.spec import Dependency, DependencyCondition, JobSpec
 from scheduler.domain.states import TERMINAL, AttemptOutcome, JobState
 from scheduler.planning.feasible import Infeasible, UnknownPlace, could_ever_fit
 from scheduler.service.contract import Submission
-from scheduler.service.ending import end_array_if_done, job_ended
+from scheduler.service.ending import drop_unstarted, end_array_if_done, job_ended
 from scheduler.service.model import Job
 from scheduler.service.state import State
 
@@ -49,15 +49,14 @@ def submit(state: State, submission: Submission, ended: Mapping[str, JobRecord])
     """
     specs = submission.specs
     _check_cycles(specs)
-    feasible: set[Shape] = set()
     room: dict[tuple[str, str], int] = {}
     for index, spec in enumerate(specs):
         field = f"jobs[{index}]"
         _check_tenant(state, spec, field)
         _check_room(state, spec, field, room)
-        if spec.shape not in feasible:
+        if spec.shape not in state.feasible:
             _check_shape(state, spec, field)
-            feasible.add(spec.shape)
+            state.remember_feasible(spec.shape)
         for number, dependency in enumerate(spec.dependencies):
             _check_dependency(state, spec, dependency, ended, f"{field}.dependencies[{number}]")
     if submission.validate_only:
@@ -110,7 +109,7 @@ def _settle_dependencies(state: State, job: Job, ended: Mapping[str, JobRecord])
         if dependency.job_id in state.jobs:
             if dependency.job_id not in job.waits_for:
                 job.waits_for.add(dependency.job_id)
-                state.dependents.setdefault(dependency.job_id, []).append(job)
+                state.dependents.setdefault(dependency.job_id, {})[job.job_no] = job
         elif dependency.condition is DependencyCondition.AFTER_OK and (
             other is None or other.state != JobState.SUCCEEDED
         ):
@@ -295,12 +294,7 @@ def cancel_job(state: State, job: Job, message: str) -> None:
 
 
 def _cancel_array(state: State, array: Job, message: str) -> None:
-    unstarted = array.array_size - array.array_next
-    if unstarted:
-        array.array_next = array.array_size
-        array.array_cancelled += unstarted
-        state.count_live(array, -unstarted)
-        state.queue.remove(array)
+    drop_unstarted(state, array)
     if not array.cancel_requested:
         array.cancel_requested = True
         array.reason, array.message = "CANCELLED", message

@@ -73,7 +73,8 @@ class EventHub:
             upto = self.last_sequence
             fresh = list(_after(self._recent, after))
             page = [event for event in fresh if matches(query, event)][:PAGE]
-            return page, (page[-1].sequence if len(page) == PAGE else upto)
+            # The store may have shown events that are not published yet: never go back behind them.
+            return page, (page[-1].sequence if len(page) == PAGE else max(after, upto))
         upto = self.last_sequence
         page = await self._read(
             EventQuery(
