@@ -202,6 +202,8 @@ class LocalRayCluster:
         return {
             **kept,
             **self.client_env(),
+            # Jobs descend from a Ray worker, which would hand down its niceness of 15.
+            "RAY_worker_niceness": "0",
             "AUTOSCALER_METRIC_PORT": str(self._monitor_port),
             # The address is for clients: a node is told it on its command line.
             "RAY_ADDRESS": "",

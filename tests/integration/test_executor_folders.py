@@ -49,7 +49,7 @@ async def test_working_folder_in_and_results_out(run: Run, store: artifacts.Arti
     assert ended.succeeded
     assert content(store, ended.results_manifest) == {"d/data": b"7"}
     assert content(store, ended.logs_manifest) == {"stdout.log": b"out\n", "stderr.log": b"err\n"}
-    left = [path.name for path in (tmp_path / "node/attempts/job/1/0").iterdir()]
+    left = [path.name for path in (tmp_path / "node/attempts/job@1-0").iterdir()]
     assert sorted(left) == ["stderr.log", "stdout.log"]
 
 
@@ -97,7 +97,7 @@ async def test_a_job_whose_results_cannot_be_stored_has_not_succeeded(run: Run, 
     ended = await run.run(shell("echo 1 > $SUANLI_RESULTS/a"))
     assert ended.reason is ExitReason.ENVIRONMENT_FAILED
     assert "could not be stored" in ended.message
-    assert (tmp_path / "node/attempts/job/1/0/results/a").read_text() == "1\n"
+    assert (tmp_path / "node/attempts/job@1-0/results/a").read_text() == "1\n"
 
 
 async def test_a_damaged_working_folder_is_noticed(run: Run, store: artifacts.ArtifactStore, tmp_path: Path) -> None:

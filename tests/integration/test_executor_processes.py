@@ -242,7 +242,7 @@ os.write(1, b"last\\n")
 """
     ended = await run.run(python(script, log_limit_bytes=1 << 20))
     assert ended.succeeded
-    path = tmp_path / "node/attempts/job/1/0/stdout.log"
+    path = tmp_path / "node/attempts/job@1-0/stdout.log"
     assert path.stat().st_blocks * 512 <= 1.3 * (1 << 20)
     text = await log(run)
     assert text.startswith("first\n")

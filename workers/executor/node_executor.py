@@ -8,9 +8,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import fcntl
-import functools
 import os
-import shutil
 import signal
 import socket
 import time
@@ -23,6 +21,7 @@ import artifacts
 from workers.executor import environment, logfile, node, procfs, staging
 from workers.executor.attempt import Attempt, judge, now_ms
 from workers.executor.events import EventLog
+from workers.executor.folders import Folders
 from workers.executor.packages import PackageEnvironments, PackagesError
 from workers.executor.types import (
     AttemptInfo,
@@ -84,6 +83,7 @@ class NodeExecutor:
     def __init__(self, config: ExecutorConfig) -> None:
         self._config = config
         self._root = Path(config.root).resolve()
+        self._folders = Folders(self._root)
         self._boot_id = uuid.uuid4().hex
         self._events = EventLog(self._boot_id)
         self._live: dict[AttemptKey, Attempt] = {}
@@ -117,8 +117,8 @@ class NodeExecutor:
         except BlockingIOError:
             os.close(self._lock_fd)
             raise ExecutorError(f"another executor works in {self._root}") from None
-        await self._thread(procfs.kill_marked, str(self._root / "attempts"))
-        await self._thread(functools.partial(shutil.rmtree, self._root / "attempts", ignore_errors=True))
+        await self._thread(procfs.kill_marked, str(self._folders.attempts))
+        await self._thread(self._folders.clear)
         self._store = await self._thread(artifacts.ArtifactStore, self._config.artifact_url, self._root / "scratch")
         self._cache = artifacts.FileCache(self._root / "cache", self._config.cache_bytes)
         self._packages = PackageEnvironments(self._root / "envs", pip_arguments=self._config.pip_arguments)
@@ -229,7 +229,7 @@ class NodeExecutor:
 
     def _begin(self, launch: Launch) -> None:
         self._numbers += 1
-        attempt = Attempt(launch, self._numbers, staging.folder_of(self._root, launch.key))
+        attempt = Attempt(launch, self._numbers, self._folders.of(launch.key))
         self._live[launch.key] = self._by_number[attempt.number] = attempt
         problem = environment.problem_with(launch)
         if problem is not None:
@@ -238,7 +238,8 @@ class NodeExecutor:
             attempt.preparing = self._task(self._prepare(attempt))
         else:
             try:
-                staging.make(attempt.folder, launch)
+                self._folders.make(attempt.folder)
+                staging.furnish(attempt.folder, launch)
             except (OSError, ValueError) as error:
                 message = f"the job's folder could not be made: {error}"
                 self._end(attempt, attempt.end(ExitReason.ENVIRONMENT_FAILED, message))
@@ -249,7 +250,8 @@ class NodeExecutor:
         launch = attempt.launch
         attempt.resources = contextlib.AsyncExitStack()
         try:
-            await self._thread(staging.make, attempt.folder, launch)
+            await self._thread(self._folders.make, attempt.folder)
+            await self._thread(staging.furnish, attempt.folder, launch)
             await self._thread(staging.fill, attempt.folder, launch, self._store, self._cache)
             checkpoint = await self._thread(staging.signature, attempt.folder / "checkpoint")
             attempt.checkpoint = (checkpoint, launch.checkpoint_artifact)
@@ -355,7 +357,7 @@ class NodeExecutor:
         self._task(self._replace_warden())
 
     async def _replace_warden(self) -> None:
-        await self._thread(procfs.kill_marked, str(self._root / "attempts"))
+        await self._thread(procfs.kill_marked, str(self._folders.attempts))
         for attempt in [one for one in self._live.values() if one.spawned and one.state is not AttemptState.STORING]:
             message = "the node's process supervisor died, and the process with it"
             self._collect(attempt, attempt.end(ExitReason.LOST, message))
@@ -370,7 +372,7 @@ class NodeExecutor:
     def _collect(self, attempt: Attempt, ended: Exited) -> None:
         attempt.cancel_timers()
         attempt.state = AttemptState.STORING
-        if staging.clear_empty(attempt.folder):
+        if self._folders.take_back(attempt.folder):
             kept = attempt.checkpoint[1] if attempt.checkpoint[0] == () else None
             self._end(attempt, dataclasses.replace(ended, checkpoint_manifest=kept))
         else:

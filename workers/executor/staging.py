@@ -13,11 +13,10 @@ from pathlib import Path
 
 import artifacts
 from workers.executor import logfile
-from workers.executor.types import AttemptKey, Launch
+from workers.executor.folders import PARTS
+from workers.executor.types import Launch
 
-_FOLDERS = ("work", "results", "checkpoint", "tmp", "home")
 _LOG_CHUNK = 1 << 20
-_MAKE_TRIES = 10
 
 Signature = tuple[tuple[str, int, int, int], ...]
 """Path, size, time of change in ns and inode of each file: equal signatures mean equal content."""
@@ -33,32 +32,16 @@ class Collected:
     notes: tuple[str, ...]
 
 
-def folder_of(root: Path, key: AttemptKey) -> Path:
-    """Return the attempt's folder."""
-    return root / "attempts" / key.job_id / str(key.attempt) / str(key.rank)
-
-
-def make(folder: Path, launch: Launch) -> None:
-    """Make the folders of an attempt, and the small files in them. Cheap: a few system calls."""
-    for left in reversed(range(_MAKE_TRIES)):
-        try:
-            os.makedirs(folder)
-            break
-        except FileNotFoundError:
-            # Another rank or attempt of the job has just ended, and its thread removed their common parent.
-            if not left:
-                raise
-    base = str(folder)
-    for name in _FOLDERS:
-        os.mkdir(f"{base}/{name}", 0o755)
+def furnish(folder: Path, launch: Launch) -> None:
+    """Put the small files and links in a new attempt's folder. Cheap; ValueError for a data set's name that is none."""
     if launch.parameters_json is not None:
         Path(folder, "parameters.json").write_text(launch.parameters_json, encoding="utf-8")
     if launch.data_dirs:
-        os.mkdir(f"{base}/data")
+        os.mkdir(folder / "data")
         for name, target in launch.data_dirs.items():
             if "/" in name or not artifacts.is_safe_path(name):
                 raise ValueError(f"{name[:200]!r} is no name for a data set's folder")
-            os.symlink(target, f"{base}/data/{name}")
+            os.symlink(target, folder / "data" / name)
 
 
 def fill(folder: Path, launch: Launch, store: artifacts.ArtifactStore, cache: artifacts.FileCache | None) -> None:
@@ -83,42 +66,9 @@ def signature(folder: Path) -> Signature:
     return tuple(sorted(found))
 
 
-def clear_empty(folder: Path) -> bool:
-    """Remove an attempt's folders when none holds anything; return whether all are gone. Cheap.
-
-    Most short jobs leave nothing, and then ``rmdir`` is both the question and the answer.
-    """
-    base = str(folder)
-    for name in (*_FOLDERS[1:], _FOLDERS[0]):
-        try:
-            os.rmdir(f"{base}/{name}")
-        except FileNotFoundError:
-            continue
-        except OSError:
-            return False
-    return remove_if_empty(folder)
-
-
-def remove_if_empty(folder: Path) -> bool:
-    """Remove the attempt's folder, and those of its attempt and job, as far as they are empty."""
-    try:
-        os.rmdir(folder)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    with contextlib.suppress(OSError):
-        os.rmdir(folder.parent)
-        os.rmdir(folder.parent.parent)
-    return True
-
-
 def discard(folder: Path) -> None:
     """Remove an attempt's folder with all that it holds."""
     shutil.rmtree(folder, ignore_errors=True)
-    for parent in (folder.parent, folder.parent.parent):
-        with contextlib.suppress(OSError):
-            os.rmdir(parent)
 
 
 def collect(
@@ -166,8 +116,9 @@ def _condensed(folder: Path, name: str, hole: tuple[int, int]) -> Path:
 
 def clear(folder: Path) -> None:
     """Remove all but the logs of an attempt that has been collected."""
-    for name in (*_FOLDERS, "data"):
+    for name in (*PARTS, "data"):
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in ("parameters.json", "stdout.log.kept", "stderr.log.kept"):
         Path(folder, name).unlink(missing_ok=True)
-    remove_if_empty(folder)
+    with contextlib.suppress(OSError):
+        os.rmdir(folder)
