@@ -125,6 +125,8 @@ imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 env:
   - { name: HOME, value: /var/lib/suanli }
   - { name: RAY_USAGE_STATS_ENABLED, value: "0" }
+  # Jobs descend from a Ray worker, which would hand down its niceness of 15.
+  - { name: RAY_worker_niceness, value: "0" }
 {{- include "suanli.artifactsEnvFrom" .root | nindent 0 }}
 readinessProbe:
   tcpSocket: { port: {{ .probePort }} }
