@@ -118,7 +118,6 @@ class Attempt:
     stop_message: str = ""
     stop_by_mono_ms: int = 0
     stop_grace_ms: int = 0
-    start_reported: bool = False
     checkpoint: str = ""
     checkpoint_told: str = ""
     checkpoint_seq: int = 0
@@ -182,7 +181,6 @@ class Attempt:
             "stopping": self.stopping,
             "stop_message": self.stop_message,
             "stop_grace_ms": self.stop_grace_ms,
-            "start_reported": self.start_reported,
             "checkpoint": self.checkpoint,
             "checkpoint_told": self.checkpoint_told,
         }
@@ -211,7 +209,6 @@ def attempt_from_record(record: AttemptRecord) -> Attempt:
         stop_message=body["stop_message"],
         stop_grace_ms=body["stop_grace_ms"],
         stop_by_mono_ms=STOP_NOT_TIMED,
-        start_reported=body["start_reported"],
         checkpoint=body["checkpoint"],
         checkpoint_told=body["checkpoint_told"],
         started_count=sum(rank.started_ms > 0 for rank in ranks),

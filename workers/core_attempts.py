@@ -132,14 +132,14 @@ class AttemptTable:
         if name in self._tombs:
             self._tombs.launch_seen(name, launch.launch_seq, self._turn.durable)
             return
-        if name in self._live or launch.launch_seq < self._lease.floor:
+        if launch.launch_seq < self._lease.floor:
             return
         if self._closing or not self.settled or len(self._live) >= self._config.max_attempts:
             # Not now. The next report lacks it, so it is sent again.
             return
         other = self._live_of_job.get(launch.job_id)
         if other is not None:
-            # One of them is out of date. The older one ends first; the newer one's launch is then sent again.
+            # A copy; or one of the two is out of date: the older one ends first, then the newer one's launch comes again.
             if other.attempt < launch.attempt:
                 self._ask_stop(other, Asked(Outcome.NODE_LOST, "a newer attempt was launched"), 0)
             return
@@ -351,8 +351,7 @@ class AttemptTable:
         if not attempt.start_rank(number, min(at_ms, self._now_ms) or self._now_ms):
             return
         self._dirty[attempt.name] = attempt
-        if attempt.all_started and not attempt.start_reported:
-            attempt.start_reported = True
+        if attempt.all_started:
             at_ms = max(rank.started_ms for rank in attempt.ranks)
             self._append(attempt.name, attempt.lease_epoch, at_ms, pb.AttemptEvent(started=pb.AttemptStarted()))
 

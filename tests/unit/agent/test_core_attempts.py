@@ -440,6 +440,29 @@ def test_only_the_newest_checkpoint_waits_while_one_is_not_acknowledged(rig: Rig
 # Restarts of the agent.
 
 
+def test_a_checkpoint_event_on_its_way_is_remembered(rig: Rig) -> None:
+    rig.say(launch=launch())
+    rig.executor("n1", started(), ex.Checkpointed("j1", 1, 0, "sha256:a", WALL))
+    rig.start()
+    rig.feed(node_up("n1", attempts=[info()]), NodesSettled())
+    rig.connect()
+    rig.executor("n1", ex.Checkpointed("j1", 1, 0, "sha256:b", WALL))
+    assert rig.kinds() == ["started", "checkpointed"]
+    rig.ack_all()
+    assert rig.kinds() == ["started", "checkpointed", "checkpointed"]
+
+
+def test_a_stop_due_before_the_node_is_found_again_is_sent_when_it_is(rig: Rig) -> None:
+    rig.say(launch=launch(move=True))
+    rig.executor("n1", started())
+    rig.mono_ms += 20_000
+    rig.start()
+    rig.later(100)
+    assert not rig.stops()
+    rig.feed(node_up("n1", attempts=[info()]), NodesSettled())
+    assert rig.stops() == [("n1", 0, 0)]
+
+
 def info(
     rank: int = 0, state: ex.AttemptState = ex.AttemptState.RUNNING, ended: ex.Exited | None = None
 ) -> ex.AttemptInfo:
