@@ -48,10 +48,10 @@ def job_to_proto(record: JobRecord, codec: SpecCodec) -> jobs_pb2.Job:
 
 
 def _array_status(record: JobRecord) -> jobs_pb2.ArrayStatus:
-    # Tasks cancelled before their start count as cancelled, though array_next has not passed them.
+    # Tasks cancelled before their start are counted as cancelled, though array_next has not passed them.
     ended = record.array_succeeded + record.array_failed + record.array_cancelled
     open_tasks = record.array_size - ended
-    pending = min(record.array_size - record.array_next, open_tasks) if record.state not in _TERMINAL else 0
+    pending = min(record.array_size - record.array_next, open_tasks)
     return jobs_pb2.ArrayStatus(
         size=record.array_size,
         pending=pending,
@@ -60,9 +60,6 @@ def _array_status(record: JobRecord) -> jobs_pb2.ArrayStatus:
         failed=record.array_failed,
         cancelled=record.array_cancelled,
     )
-
-
-_TERMINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.TIMED_OUT})
 
 
 def attempt_to_proto(record: AttemptRecord, node_names: Mapping[tuple[str, str], str]) -> jobs_pb2.Attempt:

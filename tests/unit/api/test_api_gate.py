@@ -216,6 +216,7 @@ async def test_open_streams_end_with_the_server_and_say_why(tmp_path: Path) -> N
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await rest_of(stream)
         assert caught.value.code() is Code.UNAVAILABLE
+        assert info_of(caught.value).reason == "SHUTTING_DOWN"
 
 
 async def test_a_caller_that_hangs_up_leaves_nothing_behind(api: Api) -> None:

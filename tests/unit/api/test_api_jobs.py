@@ -183,6 +183,24 @@ async def test_a_watch_goes_on_where_it_ended(api: Api) -> None:
     only.cancel()
 
 
+async def test_every_part_of_a_page_of_events_says_how_far_it_is_complete(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler.api.jobs._EVENTS_SENT", 2)
+    for _ in range(5):
+        await api["ada"].submit()
+    stream = api["ada"].jobs.WatchJobs(jobs_pb2.WatchJobsRequest(after_sequence=0))
+    seen = 0
+    while seen < 5:
+        page = await stream.read()
+        seen += len(page.events)
+        assert 1 <= len(page.events) <= 2
+        assert page.sequence >= page.events[-1].sequence
+        if seen < 5:
+            assert page.sequence == page.events[-1].sequence
+    stream.cancel()
+
+
 async def test_a_job_runs_through_the_wire(api: Api) -> None:
     agent = Agent(api)
     await agent.enrol()
@@ -220,7 +238,8 @@ async def the_usage_is_exact(api: Api, job: jobs_pb2.Job) -> None:
             if held_ms or not (from_ms or to_ms):
                 assert rows == [(["ada", "cpu"], str(2000 * held_ms), str(1024 * held_ms), 1)], (user, from_ms, to_ms)
     for user in ("abe", "bob", "ben"):
-        assert list((await api[user].usage.GetUsage(usage_pb2.GetUsageRequest())).rows) == []
+        for from_ms in (0, 1):
+            assert list((await api[user].usage.GetUsage(usage_pb2.GetUsageRequest(from_ms=from_ms))).rows) == []
     ledger = await api["fin"].usage.ListLedger(usage_pb2.ListLedgerRequest(job_id=job.id))
     assert [(r.job_id, r.end_ms - r.start_ms, r.cpu_milli) for r in ledger.records] == [(job.id, held_ms, 2000)]
     page = (await api.metrics.page(api.control_plane)).decode()

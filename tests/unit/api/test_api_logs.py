@@ -6,7 +6,7 @@ import itertools
 import grpc
 import pytest
 
-from protos.suanli.v1 import common_pb2, jobs_pb2, regions_pb2
+from protos.suanli.v1 import admin_pb2, common_pb2, jobs_pb2, regions_pb2
 from scheduler.api.logs import LogBroker, LogPull, LogTarget, RegionLink
 from scheduler.domain.errors import NotFound, ResourceExhausted, Unavailable
 from tests.support.api import Agent, Api, info_of
@@ -81,6 +81,7 @@ async def test_an_agent_that_is_away_or_goes_away_is_said(api: Api) -> None:
     assert info_of(error).reason == "REGION_OFFLINE"
     error = await failure(api["ada"].jobs.TailLogs(tail(launch.job_id)))
     assert info_of(error).metadata["region"] == "east"
+    assert not (await api["ada"].admin.ListRegions(admin_pb2.ListRegionsRequest())).regions[0].online
 
 
 async def test_following_waits_for_the_start(api: Api) -> None:
@@ -186,7 +187,11 @@ async def test_a_reader_gets_what_came_before_the_agent_went() -> None:
 async def test_a_newer_agent_takes_the_region_over() -> None:
     broker = LogBroker()
     old = broker.attach("east")
+    reader = asyncio.ensure_future(anext(broker.pull("east", TARGET, OUT, 0, True).chunks()))
+    await next_of(old.outgoing())
     new = broker.attach("east")
+    with pytest.raises(Unavailable):
+        await reader
     broker.detach(old)
     chunks = broker.pull("east", TARGET, OUT, 0, False).chunks()
     first = asyncio.ensure_future(anext(chunks))
