@@ -10,6 +10,8 @@ from workers.core_types import AttemptName, AttemptRecord, Durable, ForgetAttemp
 
 ORPHAN_LIFE_MS = 3_600_000
 ORPHANS_MAX = 10_000
+TOMBSTONES_MAX = 200_000
+"""A floor that stands still must not fill the disk; a launch this many launches late does not exist."""
 
 
 class Tombstones:
@@ -50,9 +52,9 @@ class Tombstones:
             self.add(name, old.lease_epoch, launch_seq, old.made_ms, durable)
 
     def settle(self, floor: int, keep: Container[AttemptName], durable: list[Durable]) -> None:
-        """Forget those whose launch is below the floor, except ``keep`` (their end is not acknowledged)."""
+        """Forget those whose launch is below the floor, or too many, except ``keep`` (their end is not acknowledged)."""
         kept: list[tuple[int, AttemptName]] = []
-        while self._by_launch and self._by_launch[0][0] < floor:
+        while self._by_launch and (self._by_launch[0][0] < floor or len(self._by_launch) > TOMBSTONES_MAX):
             entry = heapq.heappop(self._by_launch)
             if entry[1] in keep:
                 kept.append(entry)

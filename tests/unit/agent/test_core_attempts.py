@@ -110,6 +110,20 @@ def test_a_settled_tombstone_goes_with_the_next_lease_even_if_the_floor_stands(r
     assert rig.spool.load().attempts == ()
 
 
+def test_a_floor_that_stands_still_does_not_fill_the_disk(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.core_tombstones.TOMBSTONES_MAX", 5)
+    rig.say(launch=launch("long", seq=1))
+    for seq in range(2, 22):
+        rig.say(launch=launch(f"j{seq}", seq=seq))
+        rig.executor("n1", started(f"j{seq}"), exited(f"j{seq}"))
+    rig.ack_all()
+    rig.later(1000)
+    rig.lease(floor=1)
+    assert [record.job_id for record in rig.spool.load().attempts if record.finished] == sorted(
+        f"j{n}" for n in range(17, 22)
+    )
+
+
 def test_one_attempt_of_a_job_at_a_time(rig: Rig) -> None:
     rig.say(launch=launch(attempt=1))
     rig.executor("n1", started())
