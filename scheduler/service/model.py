@@ -18,7 +18,7 @@ from scheduler.domain.states import AttemptOutcome, AttemptState, JobState
 from scheduler.planning.types import UNLIMITED, GroupKey, NodeView, PoolKey, TenantView
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Job:
     """A job, array or task that has not ended. Fields as in ``JobRecord``; a task shares its array's spec.
 
@@ -59,6 +59,9 @@ class Job:
     live: Attempt | None = None
     live_tasks: dict[int, Job] | None = None
     waits_for: set[str] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Job {self.job_id} {self.state.name} {self.reason} attempt {self.attempt}>"
 
     @property
     def group(self) -> GroupKey:
@@ -159,7 +162,7 @@ class Job:
         )
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Attempt:
     """An attempt that holds an allocation. ``told_ms``: when its launch or stop was last sent (0: not in this session)."""
 
@@ -183,6 +186,9 @@ class Attempt:
     peak_memory_mib: int = 0
     stop_outcome: AttemptOutcome | None = None
     told_ms: int = 0
+
+    def __repr__(self) -> str:
+        return f"<Attempt {self.job.job_id}/{self.number} {self.state.name} in {self.region}>"
 
     @property
     def ref(self) -> AttemptRef:

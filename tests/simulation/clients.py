@@ -63,7 +63,7 @@ class Clients:
         spec.command.argv.append("true")
         spec.resources.cpu_milli = kernel.rng.choice([500, 1000, 2000])
         spec.resources.memory_mib = kernel.rng.choice([64, 512, 1024])
-        spec.environment["SIM_RUNTIME_MS"] = str(kernel.rng.choice([0, 5, 500, 3_000, 20_000]))
+        spec.environment["SIM_RUNTIME_MS"] = str(kernel.rng.choice([0, 5, 500, 3_000, 20_000, 60_000]))
         spec.environment["SIM_EXIT"] = "1" if kernel.chance(0.1) else "0"
         spec.grace_period_ms = kernel.rng.choice([0, 500, 2_000])
         if kernel.chance(0.25):
@@ -77,7 +77,7 @@ class Clients:
             spec.retry.max_retries = kernel.between(1, 3)
             spec.retry.backoff_ms = kernel.rng.choice([0, 700])
             spec.environment["SIM_FLAKY"] = "0.5"
-        if kernel.chance(0.3):
+        if kernel.chance(0.5):
             spec.partition_policy = jobs_pb2.PARTITION_POLICY_MOVE
         if kernel.chance(0.2):
             spec.preferred_regions.append(kernel.rng.choice(["east", "west"]))

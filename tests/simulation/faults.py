@@ -19,7 +19,7 @@ class Faults:
     agent_crash_ms: int = 60_000
     node_crash_ms: int = 120_000
     disconnect_ms: int = 30_000
-    partition_ms: int = 120_000
+    partition_ms: int = 40_000
     spool_loss: float = 0.05
     """Of an agent's crashes: its disk is lost too."""
 

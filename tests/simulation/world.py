@@ -79,7 +79,7 @@ class World:
         for region in self.regions.values():
             self._again(faults.agent_crash_ms, lambda r=region: self._crash_agent(r))
             self._again(faults.disconnect_ms, region.disconnect)
-            self._again(faults.partition_ms, lambda r=region: r.partition(kernel.between(1_000, 40_000)))
+            self._again(faults.partition_ms, lambda r=region: r.partition(kernel.between(1_000, 60_000)))
             for node in region.nodes.values():
                 self._again(faults.node_crash_ms, lambda r=region, n=node: r.crash_node(n))
 
@@ -133,10 +133,7 @@ class World:
         if engine is None:
             return ["no control plane"]
         state = engine.state
-        return [
-            f"{job.job_id} {job.state.name} {job.reason} waits={job.waits_for} live={job.live}"
-            for job in list(state.jobs.values())[:10]
-        ]
+        return [f"{job} waits for {job.waits_for}, live {job.live}" for job in list(state.jobs.values())[:10]]
 
     # --- what must hold, checked as it happens ----------------------------------------------------------------------
 
