@@ -28,7 +28,7 @@ _COLUMNS: list[Column[Part]] = [
 ]
 
 
-class _Regions(click.ParamType):
+class _Regions(click.ParamType[tuple[str, ...]]):
     name = "regions"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
@@ -42,19 +42,30 @@ class _Regions(click.ParamType):
 
 
 _STATE_OPTION = click.option(
-    "--state-dir", metavar="FOLDER", help="Where to keep everything. [default: $SUANLI_STATE_DIR or ~/.local/state/suanli]"
+    "--state-dir",
+    metavar="FOLDER",
+    help="Where to keep everything. [default: $SUANLI_STATE_DIR or ~/.local/state/suanli]",
 )
 
 
 @click.command()
-@click.option("--regions", type=_Regions(), metavar="NAMES", help="As in east,west. [default: those of last time, or local]")
-@_STATE_OPTION
-@click.option("--cpus-per-region", type=click.IntRange(1, 1024), help="CPUs to declare. [default: those of this machine]")
 @click.option(
-    "--gpus-per-region", type=click.IntRange(0, 64), help="GPUs to declare; nothing checks that they exist. [default: 0]"
+    "--regions", type=_Regions(), metavar="NAMES", help="As in east,west. [default: those of last time, or local]"
+)
+@_STATE_OPTION
+@click.option(
+    "--cpus-per-region", type=click.IntRange(1, 1024), help="CPUs to declare. [default: those of this machine]"
 )
 @click.option(
-    "--memory-per-region", type=click.IntRange(256, 1 << 26), metavar="MIB", help="Memory to declare. [default: a fair part]"
+    "--gpus-per-region",
+    type=click.IntRange(0, 64),
+    help="GPUs to declare; nothing checks that they exist. [default: 0]",
+)
+@click.option(
+    "--memory-per-region",
+    type=click.IntRange(256, 1 << 26),
+    metavar="MIB",
+    help="Memory to declare. [default: a fair part]",
 )
 @click.option("--foreground", is_flag=True, help="Stay, start again what dies, and take everything down at Ctrl-C.")
 @click.option("--detach", "foreground", flag_value=False, help="Leave it running and return. [default]")
@@ -192,4 +203,29 @@ def _silent(name: str, doing: str) -> None:
     del name, doing
 
 
-_DEMO_FOLDER = Path("demo-results")
+@click.command()
+@click.option(
+    "--results",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="demo-results",
+    show_default=True,
+    help="Where to leave the report and the results.",
+)
+def demo(folder: Path) -> None:
+    """Show all of it: two institutions, two regions, real education data, a report; nothing stays running.
+
+    Takes a minute or two. Uses a state folder of its own, so that it does not touch a running 'suanli up'.
+    """
+    # What only the demonstration needs is imported only for it.
+    from suanli.local.demo.report import bill_lines
+    from suanli.local.demo.run import PAGE_FILE, run_demo
+
+    out = plain_output()
+    began = time.monotonic()
+    with _failures(), out.progress("The demonstration runs…"):
+        findings = run_demo(folder, lambda text: out.note(f"{time.monotonic() - began:6.1f} s  {text}"))
+    out.lines(bill_lines(findings))
+    out.note(f"The report: {folder / PAGE_FILE}")
+    if findings.problems:
+        raise Failure("\n".join(["Not everything went well:", *findings.problems]))

@@ -9,14 +9,14 @@ from typing import Any
 
 import grpc
 
-from protos.suanli.v1 import admin_pb2, admin_pb2_grpc
+from protos.suanli.v1 import admin_pb2, admin_pb2_grpc, usage_pb2_grpc
 from suanli.local.state import LocalError
 
 CALL_TIMEOUT_S = 20.0
 
 
 class Control:
-    """A connection with the local admin's key. Its methods raise LocalError."""
+    """A connection with the local admin's key. ``admin`` and ``usage`` are stubs for ``call``, which raises LocalError."""
 
     def __init__(self, address: str, key_file: Path) -> None:
         try:
@@ -28,7 +28,8 @@ class Control:
             ) from error
         self._metadata = (("authorization", f"Bearer {key}"),)
         self._channel = grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
-        self._admin: Any = admin_pb2_grpc.AdminServiceStub(self._channel)
+        self.admin: Any = admin_pb2_grpc.AdminServiceStub(self._channel)
+        self.usage: Any = usage_pb2_grpc.UsageServiceStub(self._channel)
 
     def __enter__(self) -> Control:
         return self
@@ -41,16 +42,17 @@ class Control:
     def enrolment_token(self, region: str) -> str:
         """A token with which one agent may enrol for the region."""
         request = admin_pb2.CreateEnrolmentTokenRequest(region=region)
-        return str(self._call(self._admin.CreateEnrolmentToken, request).token)
+        return str(self.call(self.admin.CreateEnrolmentToken, request).token)
 
     def regions(self) -> Sequence[admin_pb2.Region]:
         """Every region, as far as one page goes: a local deployment has few."""
-        found: Sequence[admin_pb2.Region] = self._call(
-            self._admin.ListRegions, admin_pb2.ListRegionsRequest(page_size=1000)
+        found: Sequence[admin_pb2.Region] = self.call(
+            self.admin.ListRegions, admin_pb2.ListRegionsRequest(page_size=1000)
         ).regions
         return found
 
-    def _call(self, method: Any, request: Any) -> Any:
+    def call(self, method: Any, request: Any) -> Any:
+        """Call a method of a stub and return its response."""
         try:
             return method(request, metadata=self._metadata, timeout=CALL_TIMEOUT_S)
         except grpc.RpcError as error:
