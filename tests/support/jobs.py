@@ -119,7 +119,7 @@ async def submit(client: Client, *specs: jobs_pb2.JobSpec, request_id: str = "")
     return list((await client.jobs.SubmitJobs(request)).job_ids)
 
 
-async def in_state(client: Client, job_id: str, state: int) -> jobs_pb2.Job:
+async def in_state(client: Client, job_id: str, state: common_pb2.JobState.ValueType) -> jobs_pb2.Job:
     """Wait until a job is in a state."""
 
     async def look() -> jobs_pb2.Job | None:
@@ -133,12 +133,15 @@ async def in_state(client: Client, job_id: str, state: int) -> jobs_pb2.Job:
 
 async def ended(client: Client, *job_ids: str) -> list[jobs_pb2.Job]:
     """Wait until all have ended, however."""
+    jobs = []
+    for job_id in job_ids:
 
-    async def look(job_id: str) -> jobs_pb2.Job | None:
-        job = await client.job(job_id)
-        return job if job.state in ENDED else None
+        async def look(job_id: str = job_id) -> jobs_pb2.Job | None:
+            job = await client.job(job_id)
+            return job if job.state in ENDED else None
 
-    return [await eventually(lambda job_id=job_id: look(job_id), f"{job_id} does not end") for job_id in job_ids]
+        jobs.append(await eventually(look, f"{job_id} does not end"))
+    return jobs
 
 
 async def assert_usage_exact(client: Client, job_ids: Iterable[str]) -> None:
@@ -147,7 +150,7 @@ async def assert_usage_exact(client: Client, job_ids: Iterable[str]) -> None:
         job = await client.job(job_id)
         records = (await client.usage.ListLedger(usage_pb2.ListLedgerRequest(job_id=job_id))).records
         asked = job.spec.resources
-        held = {}
+        held: dict[int, tuple[int, int]] = {}
         for record in records:
             amounts = (record.cpu_milli, record.memory_mib, record.gpu_milli)
             assert amounts == tuple(

@@ -37,7 +37,9 @@ INSTITUTION = "uni-a"
 class Daemon:
     """One of our processes: it says in a file that it serves, and can be started again after its end."""
 
-    def __init__(self, module: str, folder: Path, settings: Mapping[str, object], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, module: str, folder: Path, settings: Mapping[str, object], environment: Mapping[str, str]
+    ) -> None:
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self.log = folder / "log"
@@ -80,7 +82,14 @@ class Platform:
     """All parts of it. ``second`` names a second Ray node to begin with; empty: none."""
 
     def __init__(
-        self, folder: Path, *, cpus: int = 4, memory_mib: int = 2048, second: str = "", tls: bool = False, **settings: Any
+        self,
+        folder: Path,
+        *,
+        cpus: int = 4,
+        memory_mib: int = 2048,
+        second: str = "",
+        tls: bool = False,
+        **settings: Any,
     ) -> None:
         self.folder = folder
         self.cpus = cpus
@@ -132,9 +141,7 @@ class Platform:
         if self._authority is None:
             channel = grpc.insecure_channel(self.address)
         else:
-            channel = grpc.secure_channel(
-                self.address, grpc.ssl_channel_credentials(self._authority.cert_pem.bytes())
-            )
+            channel = grpc.secure_channel(self.address, grpc.ssl_channel_credentials(self._authority.cert_pem.bytes()))
         return admin_pb2_grpc.AdminServiceStub(grpc.intercept_channel(channel, interceptor))
 
     def nodes_up(self) -> dict[str, str]:
@@ -206,7 +213,7 @@ class Platform:
         self.wait_nodes(*{node.name for node in self.cluster.nodes})
 
 
-class _WithKey(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+class _WithKey(grpc.UnaryUnaryClientInterceptor):
     def __init__(self, key: str) -> None:
         self._key = key
 
