@@ -73,7 +73,7 @@ class LogTails:
     async def _copy(self, request: pb.LogRequest) -> None:
         key = ex.AttemptKey(request.job_id, request.attempt, request.rank)
         stream = ex.Stream.STDERR if request.stream == jobs_pb2.LOG_STREAM_STDERR else ex.Stream.STDOUT
-        offset, wait_s = max(0, request.offset), FIRST_WAIT_S
+        offset, wait_s = request.offset, FIRST_WAIT_S
         while True:
             chunk = await self._read(key, stream, offset)
             if chunk is not None:

@@ -84,9 +84,12 @@ class BoundedLog:
 def read(path: str, hole: tuple[int, int], offset: int, limit: int) -> tuple[bytes, int]:
     """Return up to ``limit`` bytes from ``offset`` on and the offset after them.
 
-    Where bytes were left out a line says how many, and the next offset lies behind them.
+    A negative offset counts from the end of what has come so far. Where bytes were left out a line says how many, and the
+    next offset lies behind them.
     """
     begin, end = hole
+    if offset < 0:
+        offset = max(0, max(_size(path), end) + offset)
     if begin <= offset < end:
         return f"\n[... {end - offset} bytes left out ...]\n".encode(), end
     if offset < begin < end:
@@ -100,3 +103,10 @@ def read(path: str, hole: tuple[int, int], offset: int, limit: int) -> tuple[byt
     finally:
         os.close(fd)
     return data, offset + len(data)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path, follow_symlinks=False).st_size
+    except FileNotFoundError:
+        return 0

@@ -214,7 +214,7 @@ class NodeExecutor:
         return tuple(one.info() for one in (*self._live.values(), *self._ended.values()))
 
     async def read_log(self, job_id: str, attempt: int, rank: int, stream: Stream, offset: int, limit: int) -> LogChunk:
-        """Return up to ``limit`` bytes (4 MiB at most) of a log; raises UnknownAttemptError."""
+        """Return up to ``limit`` bytes (4 MiB at most) of a log, an offset below 0 from its end; UnknownAttemptError."""
         key = AttemptKey(job_id, attempt, rank)
         found = self._live.get(key) or self._ended.get(key)
         if found is None or (found.exited and found.exited.logs_manifest and key not in self._with_logs):
@@ -222,7 +222,7 @@ class NodeExecutor:
         ended = found.state in {AttemptState.STORING, AttemptState.ENDED}
         path, hole = str(found.folder / f"{stream.value}.log"), found.holes[stream is Stream.STDERR]
         limit = max(1, min(limit, _MAX_LOG_READ))
-        data, following = await self._quick(logfile.read, path, hole, max(0, offset), limit)
+        data, following = await self._quick(logfile.read, path, hole, offset, limit)
         return LogChunk(data, following, ended and not data)
 
     # --- life of an attempt ---------------------------------------------------------------------------------------

@@ -691,6 +691,7 @@ class LogRequest(_message.Message):
     rank: _builtins.int
     stream: _jobs_pb2.LogStream.ValueType
     offset: _builtins.int
+    """As in TailLogsRequest."""
     follow: _builtins.bool
     def __init__(
         self,
