@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
@@ -142,6 +143,29 @@ class Connection:
         finally:
             call.cancel()
 
+    async def resume(self, method: Streaming[Request, Item], ask: Callable[[], Request]) -> AsyncGenerator[Item, None]:
+        """The answers of a streaming method, opened again where ``ask`` says whenever the control plane goes away.
+
+        Before the first answer it gives up after ``patience_s`` seconds of pauses, so that a wrong address shows; after it,
+        never: what is waited for may take days, and the caller has a clock of its own.
+        """
+        backoff = Backoff()
+        left_s = self.patience_s
+        while True:
+            try:
+                async with aclosing(self.stream(method, ask())) as responses:
+                    async for response in responses:
+                        left_s = float("inf")
+                        backoff.reset()
+                        yield response
+                return
+            except Unavailable:
+                pause_s = backoff.pause_s()
+                left_s -= pause_s
+                if left_s < 0:
+                    raise
+            await asyncio.sleep(pause_s)
+
 
 def connect(settings: Settings, patience_s: float = PATIENCE_S) -> Connection:
     """Open a connection, lazily: the first call finds out whether anybody listens.
@@ -212,6 +236,8 @@ class _StreamUnary(_Keyed, grpc.aio.StreamUnaryClientInterceptor):
     async def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
         call = await continuation(self._with_key(client_call_details), request_iterator)
         try:
-            return await call
+            # gRPC wants the call back, not its answer, when requests are a stream.
+            await call
         except grpc.aio.AioRpcError as error:
             raise self._failure(error) from error
+        return call

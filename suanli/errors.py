@@ -3,7 +3,7 @@
 SuanliError
 ├── ConfigurationError     no address, no key, an unreadable profile or certificate
 ├── InvalidArgument        the request is wrong in itself; names the field
-│   └── FolderError        a working folder, or a folder for results, cannot be used
+│   └── FolderError        a local file or folder cannot be used
 ├── Unauthenticated        no key, or a wrong one
 ├── PermissionDenied       the key's owner may not do this
 ├── NotFound               no such thing, or none you may see
@@ -13,6 +13,7 @@ SuanliError
 ├── Unavailable            the control plane cannot be reached, or asks to try again
 │   └── DeadlineExceeded   it did not answer in time
 ├── Internal               a defect of the control plane
+├── TransferError          a file arrived damaged, or is too large to be taken
 ├── WaitTimeout            what was waited for has not happened in the time given (also a TimeoutError)
 └── JobError               a job ended otherwise than with success
     ├── JobFailed
@@ -79,6 +80,12 @@ class FolderError(InvalidArgument):
     """A local folder or file cannot be used."""
 
     default_reason = "FOLDER"
+
+
+class TransferError(SuanliError):
+    """A file did not arrive as it was sent, or is larger than what is taken."""
+
+    default_reason = "TRANSFER"
 
 
 class Unauthenticated(SuanliError):
@@ -167,10 +174,20 @@ class JobFailed(JobError):
 
 
 class RemoteError(JobFailed):
-    """The function raised an exception that cannot be raised here; ``traceback_text`` tells of it."""
+    """The function raised an exception of type ``kind``; ``traceback_text`` is its traceback as the job saw it.
+
+    It is raised itself when the exception cannot be raised here, and is the exception's ``__cause__`` otherwise.
+    """
 
     default_reason = "REMOTE_EXCEPTION"
-    traceback_text: str = ""
+
+    def __init__(self, message: str, *, kind: str = "", traceback_text: str = "", job_id: str = "") -> None:
+        super().__init__(message, job_id=job_id)
+        self.kind = kind
+        self.traceback_text = traceback_text
+
+    def __str__(self) -> str:
+        return f"{self.message}\n\n{self.traceback_text}" if self.traceback_text else self.message
 
 
 class JobCancelled(JobError):
