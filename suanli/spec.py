@@ -6,7 +6,6 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, cast
 
 from protos.suanli.v1 import common_pb2, jobs_pb2
@@ -98,8 +97,8 @@ def build_spec(options: Mapping[str, Any], working_folder: str = "") -> jobs_pb2
     spec = jobs_pb2.JobSpec(working_folder=working_folder)
     _workload(spec, options)
     for name, value in options.items():
-        if value is not None and name in _OPTIONS:
-            _OPTIONS[name].put(spec, value, name)
+        if value is not None and name in _SETTERS:
+            _SETTERS[name](spec, value, name)
     return spec
 
 
@@ -202,16 +201,8 @@ _PARTITION = {
 _JOB_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Option:
-    """How one option gets into the specification, and under which path of it."""
-
-    path: str
-    put: Callable[[jobs_pb2.JobSpec, Any, str], None]
-
-
-def _dependencies(condition: jobs_pb2.Dependency.Condition.ValueType) -> _Option:
-    def put(spec: jobs_pb2.JobSpec, value: Any, name: str) -> None:
+def _dependencies(condition: jobs_pb2.Dependency.Condition.ValueType) -> Callable[[jobs_pb2.JobSpec, Any, str], None]:
+    def set_them(spec: jobs_pb2.JobSpec, value: Any, name: str) -> None:
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise InvalidArgument(f"{name}: give a list of jobs.", field=name)
         for one in value:
@@ -222,30 +213,30 @@ def _dependencies(condition: jobs_pb2.Dependency.Condition.ValueType) -> _Option
             else:
                 raise InvalidArgument(f"{name}: {str(one)[:60]!r} is not a job id.", field=name)
 
-    return _Option("dependencies", put)
+    return set_them
 
 
-def _field(path: str, read: Callable[[Any, str], Any]) -> _Option:
+def _field(path: str, read: Callable[[Any, str], Any]) -> Callable[[jobs_pb2.JobSpec, Any, str], None]:
     *parents, last = path.split(".")
 
-    def put(spec: jobs_pb2.JobSpec, value: Any, name: str) -> None:
+    def set_it(spec: jobs_pb2.JobSpec, value: Any, name: str) -> None:
         holder: Any = spec
         for parent in parents:
             holder = getattr(holder, parent)
         setattr(holder, last, read(value, name))
 
-    return _Option(path, put)
+    return set_it
 
 
-def _many(path: str) -> _Option:
-    return _Option(path, lambda spec, value, name: getattr(spec, path).extend(_texts(value, name)))
+def _many(path: str) -> Callable[[jobs_pb2.JobSpec, Any, str], None]:
+    return lambda spec, value, name: getattr(spec, path).extend(_texts(value, name))
 
 
-def _mapping(path: str) -> _Option:
-    return _Option(path, lambda spec, value, name: getattr(spec, path).update(_text_map(value, name)))
+def _mapping(path: str) -> Callable[[jobs_pb2.JobSpec, Any, str], None]:
+    return lambda spec, value, name: getattr(spec, path).update(_text_map(value, name))
 
 
-_OPTIONS: dict[str, _Option] = {
+_SETTERS: dict[str, Callable[[jobs_pb2.JobSpec, Any, str], None]] = {
     "name": _field("name", _text),
     "institution": _field("institution", _text),
     "project": _field("project", _text),
@@ -275,26 +266,3 @@ _OPTIONS: dict[str, _Option] = {
     "on_partition": _field("partition_policy", lambda value, name: _choice(value, name, _PARTITION)),
     "purpose": _field("purpose", _text),
 }
-_WORKLOAD_PATHS = {
-    "command": ("command", "shell"),
-    "python.script": ("script",),
-    "python.module": ("module",),
-    "python.args": ("args",),
-    "algorithm.parameters_json": ("parameters",),
-    "algorithm": ("algorithm",),
-    "working_folder": ("folder", "script"),
-}
-
-
-def options_at(path: str) -> tuple[str, ...]:
-    """The options that a path of the specification comes from: ("cpus",) for "resources.cpu_milli"; empty: not known."""
-
-    def covers(part: str) -> bool:
-        return path == part or path.startswith((f"{part}.", f"{part}["))
-
-    found = [name for name, option in _OPTIONS.items() if covers(option.path)]
-    for part, names in _WORKLOAD_PATHS.items():
-        if covers(part):
-            found += names
-            break
-    return tuple(found)
