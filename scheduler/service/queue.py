@@ -13,12 +13,24 @@ from sortedcontainers import SortedDict
 from scheduler.planning.types import GroupKey, PendingJob
 from scheduler.service.model import Job
 
+_Place = tuple[int, int, int]
+
+
+def _place(job: Job) -> _Place:
+    """Where a job stands in its line: by submit time and number, a task by its array's.
+
+    A task that is tried again goes before those of its array that were never started: there may be a million of them.
+    """
+    if job.array is not None:
+        return job.submit_ms, job.array.job_no, job.array_index
+    return job.submit_ms, job.job_no, job.array_size
+
 
 class Queue:
     """Implements ``scheduler.planning.types.PendingQueue`` over live jobs."""
 
     def __init__(self) -> None:
-        self._groups: dict[GroupKey, SortedDict[tuple[int, int], Job]] = {}
+        self._groups: dict[GroupKey, SortedDict[_Place, Job]] = {}
         self.size_total = 0
 
     def add(self, job: Job) -> bool:
@@ -27,7 +39,7 @@ class Queue:
         line = self._groups.get(key)
         if line is None:
             line = self._groups[key] = SortedDict()
-        line[(job.submit_ms, job.job_no)] = job
+        line[_place(job)] = job
         self.size_total += 1
         return len(line) == 1
 
@@ -35,14 +47,14 @@ class Queue:
         """Take a job out of its line; no error when it does not stand there."""
         key = job.group
         line = self._groups.get(key)
-        if line is not None and line.pop((job.submit_ms, job.job_no), None) is not None:
+        if line is not None and line.pop(_place(job), None) is not None:
             self.size_total -= 1
             if not line:
                 del self._groups[key]
 
     def __contains__(self, job: Job) -> bool:
         line = self._groups.get(job.group)
-        return line is not None and (job.submit_ms, job.job_no) in line
+        return line is not None and _place(job) in line
 
     def groups(self) -> Sequence[GroupKey]:
         """All lines with somebody in them."""
