@@ -1,0 +1,181 @@
+"""What the store holds is all the engine needs: after any history, a new one made from it is the old one's equal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from protos.suanli.v1 import jobs_pb2
+from scheduler.domain.agent import Checkpointed
+from scheduler.domain.errors import FailedPrecondition
+from scheduler.domain.resources import Resources
+from scheduler.domain.states import AttemptOutcome, JobState
+from scheduler.planning.types import Policy
+from scheduler.service import tenants
+from scheduler.service.engine import Engine
+from tests.unit.service.harness import CODEC, Site, node, spec
+
+OUTCOMES = [
+    AttemptOutcome.SUCCEEDED,
+    AttemptOutcome.FAILED,
+    AttemptOutcome.NODE_LOST,
+    AttemptOutcome.PREEMPTED,
+    AttemptOutcome.TIMED_OUT,
+    AttemptOutcome.CANCELLED,
+]
+NODES = [node("n1", Resources(4_000, 8_192, 0)), node("g1", Resources(4_000, 8_192, 2_000), "gpu", "A100")]
+
+
+def observable(engine: Engine) -> dict[str, Any]:
+    """Everything of an engine that decides what it does next, in comparable form."""
+    state = engine.state
+    return {
+        "jobs": {job.job_id: job.record() for job in state.jobs.values()},
+        "waits": {job.job_id: job.waits_for for job in state.jobs.values() if job.waits_for},
+        "tasks": {job.job_id: sorted(job.live_tasks) for job in state.jobs.values() if job.live_tasks is not None},
+        "queue": {key: list(state.queue.jobs(key)) for key in state.queue.groups()},
+        "queued": state.queue.size_total,
+        "attempts": {
+            launch_seq: (attempt.record(), attempt.job.job_id, attempt.job.live is attempt)
+            for launch_seq, attempt in state.attempts.items()
+        },
+        "of_region": {region.region: list(region.attempts) for region in state.regions.values()},
+        "nodes": {key: (node.view, node.attempts) for key, node in state.nodes.items()},
+        "pools": state.pools,
+        "tenants": {
+            key: (tenant.view, tenant.live_jobs, tenant.max_live_jobs) for key, tenant in state.tenants.items()
+        },
+        "dependents": {job_id: set(waiting) for job_id, waiting in state.dependents.items()},
+        "timers": sorted(
+            timer for timer in state.timers if (job := state.jobs_by_no.get(timer[1])) and job.failures == timer[2]
+        ),
+        "live_jobs": state.live_jobs,
+        "counts": {key: count for key, count in state.job_counts.items() if count},
+        "counters": state.counters,
+        "regions": {region.region: region.record()._replace(last_seen_ms=0) for region in state.regions.values()},
+        "requests": dict(state.requests),
+    }
+
+
+class Histories(RuleBasedStateMachine):
+    """Researchers, an agent, an operator and time, in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.site = Site(nodes=NODES)
+        self.ids: list[str] = []
+        self.requests = 0
+
+    # --- what may happen --------------------------------------------------------------------------------------------
+
+    @rule(
+        institution=st.sampled_from(["north", "south"]),
+        cpu=st.sampled_from([500, 1_000, 2_000, 4_000]),
+        gpu=st.sampled_from([0, 0, 500, 1_000]),
+        replicas=st.sampled_from([1, 1, 2]),
+        size=st.sampled_from([0, 0, 1, 5]),
+        max_parallel=st.sampled_from([0, 1, 2]),
+        max_retries=st.sampled_from([0, 2]),
+        backoff_ms=st.sampled_from([0, 1_000]),
+        partition_policy=st.sampled_from([jobs_pb2.PARTITION_POLICY_WAIT, jobs_pb2.PARTITION_POLICY_MOVE]),
+        conditions=st.lists(st.sampled_from([1, 2]), max_size=2),
+        data=st.data(),
+    )
+    def submit(self, size: int, max_parallel: int, conditions: list[int], data: st.DataObject, **values: Any) -> None:
+        mine = [job_id for job_id in self.ids if self.site.job(job_id).institution == values["institution"]]
+        after: dict[str | int, int] = {
+            data.draw(st.sampled_from(mine[-8:])): condition for condition in conditions if mine
+        }
+        array = {"size": size, "max_parallel": max_parallel} if size else {}
+        self.requests += 1
+        specs = [spec(after=after, **array, **values), spec(values["institution"], after={0: 1})]
+        try:
+            self.ids += self.site.submit(*specs, request_id=f"r{self.requests}")
+        except FailedPrecondition as error:
+            if error.reason not in ("NEVER_FITS", "QUOTA_NEVER_FITS"):
+                raise
+            assert not self.site.engine.take_turn()
+
+    @precondition(lambda self: self.site.engine.state.jobs)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        self.site.cancel(data.draw(st.sampled_from(sorted(self.site.engine.state.jobs))))
+
+    @precondition(lambda self: self.site.east.held)
+    @rule(data=st.data(), outcome=st.sampled_from(OUTCOMES), age_ms=st.sampled_from([0, 300, 10**9]))
+    def finish(self, data: st.DataObject, outcome: AttemptOutcome, age_ms: int) -> None:
+        job_id = data.draw(st.sampled_from(sorted(self.site.east.held)))
+        self.site.east.finished(job_id, outcome, age_ms, message="over")
+
+    @precondition(lambda self: self.site.east.held)
+    @rule(data=st.data(), checkpoint=st.booleans())
+    def report_event(self, data: st.DataObject, checkpoint: bool) -> None:
+        job_id = data.draw(st.sampled_from(sorted(self.site.east.held)))
+        if checkpoint:
+            self.site.east.event(self.site.east.held[job_id], Checkpointed("sha256:c"))
+        else:
+            self.site.east.started(job_id)
+
+    @rule(ms=st.sampled_from([1, 500, 2_500, 30_000]), silent=st.booleans())
+    def wait(self, ms: int, silent: bool) -> None:
+        self.site.wait(ms, silent=silent)
+
+    @rule()
+    def connect(self) -> None:
+        self.site.east.connect()
+
+    @rule()
+    def hang_up(self) -> None:
+        self.site.east.hang_up()
+
+    @rule(count=st.integers(0, 2))
+    def change_nodes(self, count: int) -> None:
+        self.site.east.nodes = NODES[:count]
+        self.site.east.report()
+
+    @rule(draining=st.booleans(), evict=st.booleans())
+    def drain(self, draining: bool, evict: bool) -> None:
+        found = self.site.engine.state.nodes.get(("east", "n1"))
+        if found is not None:
+            tenants.drain_node(self.site.engine.state, found, draining, evict, "op")
+            self.site.turn()
+
+    @rule(cpu=st.sampled_from([-1, 4_000, 8_000]))
+    def set_quota(self, cpu: int) -> None:
+        self.site.check_fit = False
+        self.site.quota("south", cpu=cpu)
+
+    @rule()
+    def restart(self) -> None:
+        self.site.restart()
+
+    # --- what must hold after each ----------------------------------------------------------------------------------
+
+    @invariant()
+    def the_store_alone_gives_the_same_engine(self) -> None:
+        live = self.site.engine
+        again = Engine(self.site.clock, self.site.ids, CODEC, Policy(), self.site.settings)
+        again.rebuild(self.site.store.load(), live.state.epoch)
+        before, after = observable(live), observable(again)
+        before["requests"] = {key: after["requests"].get(key) for key in before["requests"]}
+        after["requests"] = {key: after["requests"][key] for key in before["requests"]}
+        for name, value in before.items():
+            assert after[name] == value, name
+
+    @invariant()
+    def indexes_agree(self) -> None:
+        state = self.site.engine.state
+        assert set(state.jobs_by_no.values()) == set(state.jobs.values())
+        for job in state.jobs.values():
+            waiting = job.state is JobState.QUEUED or (job.state is JobState.RUNNING and job.array_size > 0)
+            assert (job in state.queue) == (waiting and job.startable_tasks > 0), job.job_id
+            assert (job.live is not None) == (job.state in (JobState.STARTING, JobState.RUNNING) and not job.array_size)
+
+
+TestHistories = Histories.TestCase
+TestHistories.settings = settings(
+    max_examples=200, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+)
