@@ -106,6 +106,8 @@ class AsyncClient:
         return await self._send(request)
 
     async def _send(self, request: jobs_pb2.SubmitJobsRequest) -> jobs_pb2.SubmitJobsResponse:
+        for spec in request.jobs:
+            spec.institution = spec.institution or self.settings.institution
         return await self.connection.call(self.connection.jobs.SubmitJobs, request, idempotent=True)
 
     async def _with_folder(

@@ -30,6 +30,7 @@ class _Source:
     address: str = ""
     api_key: str = field(default="", repr=False)
     ca: str = ""
+    institution: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Settings:
     """A control plane's address, the caller's key, and the certificates to trust.
 
     ``ca`` is a PEM file; empty: plaintext to this machine itself, and the system's authorities for all others.
-    ``origin`` says for people where the address was found.
+    ``origin`` says for people where the address was found. ``institution`` is for jobs that name none: the admin's key of
+    ``suanli up`` belongs to no institution, which a job must.
     """
 
     address: str
@@ -45,6 +47,7 @@ class Settings:
     ca: str = ""
     state_dir: Path = Path()
     origin: str = "argument"
+    institution: str = ""
 
     @classmethod
     def resolve(
@@ -68,12 +71,14 @@ class Settings:
         api_key = api_key or environment.get(KEY_VARIABLE) or ""
         ca_file = str(ca or environment.get(CA_VARIABLE) or "")
         origin = "argument or environment"
+        institution = ""
         if not (address and api_key and ca_file):
             wanted = profile or environment.get(PROFILE_VARIABLE)
             found = _sources(folder, wanted, local_first=bool(named) and not wanted, strict=not address)
             chosen = next((one for one in found if one.address and address in ("", one.address)), None)
             if chosen is not None:
                 origin = origin if address else chosen.name
+                institution = "" if api_key else chosen.institution
                 address, api_key, ca_file = chosen.address, api_key or chosen.api_key, ca_file or chosen.ca
         if not address:
             raise ConfigurationError(
@@ -83,7 +88,7 @@ class Settings:
                 field="address",
             )
         _split(address)
-        return cls(address, api_key, ca_file, folder, origin)
+        return cls(address, api_key, ca_file, folder, origin, institution)
 
     @property
     def loopback(self) -> bool:
@@ -142,13 +147,14 @@ def _local(folder: Path) -> _Source | None:
         return None
     try:
         document = json.loads(text)
-        source = {name: str(document.get(name) or "") for name in ("address", "key_file", "ca")}
+        source = {name: str(document.get(name) or "") for name in ("address", "key_file", "ca", "institution")}
     except (ValueError, AttributeError):
         raise ConfigurationError(f"{path} is damaged; 'suanli down' and 'suanli up' write it anew.") from None
     if not source["address"]:
         return None
     key = _read(folder / source["key_file"]) if source["key_file"] else None
-    return _Source(f"suanli up in {folder}", source["address"], (key or "").strip(), source["ca"])
+    name = f"suanli up in {folder}"
+    return _Source(name, source["address"], (key or "").strip(), source["ca"], source["institution"])
 
 
 def _profile(path: Path, name: str | None) -> _Source | None:

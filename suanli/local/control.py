@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 from protos.suanli.v1 import admin_pb2, admin_pb2_grpc, usage_pb2_grpc
-from suanli.local.state import LocalError
+from suanli.local.state import INSTITUTION, LocalError
 
 CALL_TIMEOUT_S = 20.0
 
@@ -38,6 +38,11 @@ class Control:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._channel.close()
+
+    def make_local_institution(self) -> None:
+        """Make the institution of whoever sits at this machine, so that a job needs no set-up."""
+        institution = admin_pb2.Institution(id=INSTITUTION, title="This machine")
+        self.call(self.admin.PutInstitution, admin_pb2.PutInstitutionRequest(institution=institution))
 
     def enrolment_token(self, region: str) -> str:
         """A token with which one agent may enrol for the region."""

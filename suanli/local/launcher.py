@@ -144,9 +144,17 @@ class Launcher:
             finally:
                 if any(not part.done() for part in parts) or any(part.exception() for part in parts):
                     self._cancelled.set()
+                    self._end_starting_clusters()
             for part in parts:
                 if part.done() and not isinstance(part.exception(), _CancelledError):
                     part.result()
+
+    def _end_starting_clusters(self) -> None:
+        """Ray takes its time; what is cancelled need not be waited for."""
+        with self._guard:
+            starting = [name for name in self._begun if name.startswith("ray:") and not self._is_alive(name)]
+        for name in starting:
+            ray_cluster.stop_cluster(self._state.ray(name.removeprefix("ray:")))
 
     def _start_control_plane(self, last_address: str) -> None:
         if self._is_alive(CONTROL_PLANE):
@@ -169,6 +177,9 @@ class Launcher:
             ready = json.loads(ready_file.read_text())
         except ValueError as error:
             raise LocalError(f"The control plane wrote something unreadable to {ready_file}.") from error
+        if not last_address:
+            with Control(ready["listen"], self._state.key_file) as control:
+                control.make_local_institution()
         with self._guard:
             self._up.address, self._up.metrics = ready["listen"], ready["metrics_listen"]
             self._state.write_up(self._up)
@@ -210,7 +221,11 @@ class Launcher:
         with self._guard:
             self._check_cancelled()
             self._begun.append(name)
-        cluster.start()
+        try:
+            cluster.start()
+        except RayClusterError:
+            self._check_cancelled()
+            raise
         head = cluster.nodes[0]
         with self._guard:
             self._up.processes[name] = Process(name, head.pid, processes.start_time(head.pid) or 0)
@@ -266,7 +281,7 @@ class Launcher:
             if not alive or time.monotonic() > deadline:
                 what = f"was not ready within {START_TIMEOUT_S:.0f} seconds" if alive else "ended while it was starting"
                 log = self._state.log(name)
-                raise LocalError(f"The {_title(name)} {what}. The end of its log, {log}:\n{processes.tail(log)}")
+                raise LocalError(f"The {_title(name)} {what}. The end of its log, {log}:\n{processes.last_words(log)}")
             self._pause()
 
     def _pause(self) -> None:
@@ -323,7 +338,10 @@ class Launcher:
 
     def _forget_ended(self) -> None:
         """After a start that failed: keep only what still runs."""
-        # A cluster that failed half-way is not among the processes, and has ended itself.
+        for name in self._begun:
+            # Also one that failed half-way and so is not among the processes.
+            if name.startswith("ray:"):
+                ray_cluster.remove_cluster(self._state.ray(name.removeprefix("ray:")))
         living = {name: process for name, process in self._up.processes.items() if processes.is_alive(process)}
         self._up.processes = living
         if living:

@@ -17,7 +17,6 @@ MARKER = "SUANLI_LOCAL"
 """Control plane and agents carry ``SUANLI_LOCAL=<state folder>``."""
 JOB_MARKER = "SUANLI_ATTEMPT_ROOT"
 """Job processes carry the folder of their attempt, which is below the state folder."""
-MAX_LOG_BYTES = 16 << 20
 _TAIL_BYTES = 4096
 
 
@@ -47,9 +46,8 @@ def spawn(name: str, argv: Sequence[str], environment: Mapping[str, str], folder
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
-        if log.stat().st_size > MAX_LOG_BYTES:
-            log.replace(log.with_suffix(".old.log"))
-    with log.open("ab") as output:
+        log.replace(log.with_suffix(".old.log"))
+    with log.open("wb") as output:
         child = subprocess.Popen(
             argv,
             env=dict(environment),
@@ -102,15 +100,17 @@ def end_marked(state_dir: Path, patience_s: float = 10.0) -> int:
     return len(ended)
 
 
-def tail(log: Path, lines: int = 12) -> str:
-    """The last lines of a log."""
+def last_words(log: Path, lines: int = 12) -> str:
+    """The sentence with which one of our processes gave up, else the last lines of its log."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
             content = file.read()
     except OSError:
         return ""
-    return "\n".join(content.decode("utf-8", "replace").splitlines()[-lines:])
+    said = content.decode("utf-8", "replace").splitlines()
+    sentences = [line for line in said if line.startswith("suanli ")]
+    return sentences[-1] if sentences else "\n".join(said[-lines:])
 
 
 def _marked(state_dir: Path) -> Iterator[tuple[int, int]]:

@@ -26,6 +26,8 @@ from typing import Any
 VERSION = 1
 STATE_DIR_VARIABLE = "SUANLI_STATE_DIR"
 MAX_REGIONS = 16
+INSTITUTION = "local"
+"""The institution of jobs that name none: that of whoever sits at this machine."""
 _MAX_FILE_BYTES = 1 << 20
 _REGION = re.compile(r"[a-z][a-z0-9-]{0,62}")
 
@@ -146,6 +148,7 @@ class StateDir:
             "metrics": up.metrics,
             "key_file": str(self.key_file),
             "ca": "",
+            "institution": INSTITUTION,
             "processes": [dataclasses.asdict(process) for process in up.processes.values()],
             "regions": [
                 {**dataclasses.asdict(region.settings), "ray_address": region.ray_address}
