@@ -46,7 +46,7 @@ class Daemon:
         self._ready = folder / "ready"
         self._config = folder / "config.yaml"
         self._argv = [sys.executable, "-m", module, "--config", str(self._config)]
-        self._environment = {k: v for k, v in os.environ.items() if k != "SUANLI_DATABASE_URL"} | dict(environment)
+        self.environment = {k: v for k, v in os.environ.items() if k != "SUANLI_DATABASE_URL"} | dict(environment)
         self.process: subprocess.Popen[bytes] | None = None
         self.settings = dict(settings)
 
@@ -55,7 +55,7 @@ class Daemon:
         self._config.write_text(yaml.safe_dump(self.settings | {"ready_file": str(self._ready)}))
         self._ready.unlink(missing_ok=True)
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self._argv, cwd=ROOT, env=self._environment, stdout=log, stderr=log)
+            self.process = subprocess.Popen(self._argv, cwd=ROOT, env=self.environment, stdout=log, stderr=log)
         deadline = time.monotonic() + DEADLINE_S
         while not self._ready.exists():
             if self.process.poll() is not None or time.monotonic() > deadline:
