@@ -93,7 +93,7 @@ class Commands(click.Group):
         """Commands below the headings of their sections."""
         for title, section in SECTIONS.items():
             commands = [(name, self.get_command(ctx, name)) for name in section]
-            rows = [(name, command.get_short_help_str(80)) for name, command in commands if command]
+            rows = [(name, command.get_short_help_str(200)) for name, command in commands if command]
             with formatter.section(title):
                 formatter.write_dl(rows)
 
