@@ -6,13 +6,22 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, Literal, Protocol, TypedDict, cast
 
 from protos.suanli.v1 import common_pb2, jobs_pb2
 from suanli.amounts import Amount, mebibytes, milli, milliseconds
 from suanli.errors import InvalidArgument
 
 Priority = Literal["low", "normal", "high", "urgent"]
+
+
+class Identified(Protocol):
+    """A job: anything with a job's id."""
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        ...
 
 
 class JobOptions(TypedDict, total=False):
@@ -71,9 +80,9 @@ class JobOptions(TypedDict, total=False):
     """How often a failed job is tried again. Default 0."""
     retry_backoff: Amount
     """Wait before the first retry; doubles each time."""
-    after: Sequence[str | int]
-    """Jobs that must succeed first: ids, or positions in the same ``submit_many``."""
-    after_any: Sequence[str | int]
+    after: Sequence[str | int | Identified]
+    """Jobs that must succeed first: themselves, their ids, or positions in the same ``submit_many``."""
+    after_any: Sequence[str | int | Identified]
     """Jobs that must end first, however."""
     array: int
     """Expands to so many tasks with SUANLI_ARRAY_INDEX 0, 1, …"""
@@ -205,7 +214,8 @@ def _dependencies(condition: jobs_pb2.Dependency.Condition.ValueType) -> Callabl
     def set_them(spec: jobs_pb2.JobSpec, value: Any, name: str) -> None:
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise InvalidArgument(f"{name}: give a list of jobs.", field=name)
-        for one in value:
+        for job in value:
+            one = getattr(job, "id", job)
             if isinstance(one, int) and not isinstance(one, bool):
                 spec.dependencies.add(batch_index=_whole(one, name), condition=condition)
             elif isinstance(one, str) and _JOB_ID.fullmatch(one):
@@ -228,6 +238,18 @@ def _field(path: str, read: Callable[[Any, str], Any]) -> Callable[[jobs_pb2.Job
     return set_it
 
 
+def _positive(read: Callable[[Any, str], int]) -> Callable[[Any, str], int]:
+    """Refuse an explicit 0, which on the wire would stand for the default."""
+
+    def checked(value: Any, name: str) -> int:
+        number = read(value, name)
+        if number == 0:
+            raise InvalidArgument(f"{name}: give more than 0, or leave it out for the default.", field=name)
+        return number
+
+    return checked
+
+
 def _many(path: str) -> Callable[[jobs_pb2.JobSpec, Any, str], None]:
     return lambda spec, value, name: getattr(spec, path).extend(_texts(value, name))
 
@@ -240,11 +262,11 @@ _SETTERS: dict[str, Callable[[jobs_pb2.JobSpec, Any, str], None]] = {
     "name": _field("name", _text),
     "institution": _field("institution", _text),
     "project": _field("project", _text),
-    "cpus": _field("resources.cpu_milli", milli),
-    "memory": _field("resources.memory_mib", mebibytes),
+    "cpus": _field("resources.cpu_milli", _positive(milli)),
+    "memory": _field("resources.memory_mib", _positive(mebibytes)),
     "gpus": _field("resources.gpu_milli", milli),
     "gpu_types": _many("accelerators"),
-    "replicas": _field("replicas", _whole),
+    "replicas": _field("replicas", _positive(_whole)),
     "regions": _many("preferred_regions"),
     "only_regions": _many("required_regions"),
     "pools": _many("pools"),
@@ -254,12 +276,12 @@ _SETTERS: dict[str, Callable[[jobs_pb2.JobSpec, Any, str], None]] = {
     "packages": _many("packages"),
     "priority": _field("priority_class", lambda value, name: _choice(value, name, _PRIORITIES)),
     "preemptible": _field("preemptible", _flag),
-    "max_runtime": _field("max_runtime_ms", milliseconds),
+    "max_runtime": _field("max_runtime_ms", _positive(milliseconds)),
     "retries": _field("retry.max_retries", _whole),
     "retry_backoff": _field("retry.backoff_ms", milliseconds),
     "after": _dependencies(cast(Any, jobs_pb2.Dependency.CONDITION_AFTER_OK)),
     "after_any": _dependencies(cast(Any, jobs_pb2.Dependency.CONDITION_AFTER_ANY)),
-    "array": _field("array.size", _whole),
+    "array": _field("array.size", _positive(_whole)),
     "array_parallel": _field("array.max_parallel", _whole),
     "labels": _mapping("labels"),
     "grace_period": _field("grace_period_ms", milliseconds),
