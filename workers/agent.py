@@ -37,6 +37,7 @@ from workers.core_types import (
     Input,
     MergeResults,
     NodesSettled,
+    RenewNode,
     Send,
     StartRank,
     StopAll,
@@ -213,6 +214,8 @@ class Agent:
                 self._known_lines().ask_port(effect)
             case MergeResults():
                 self._known_lines().merge(effect)
+            case RenewNode():
+                self._known_lines().renew(effect)
 
     def _known_lines(self) -> NodeLines:
         # The core names a node only after its NodeUp, which comes from the gateway.

@@ -16,6 +16,7 @@ from workers.core_types import (
     LaunchUnsure,
     MergeResults,
     PortAllocated,
+    RenewNode,
     ResultsMerged,
     StartRank,
     StopRank,
@@ -45,6 +46,10 @@ class NodeGateway(Protocol):
 
     async def stop(self, node_id: str, job_id: str, attempt: int, grace_ms: int, reason: str) -> None:
         """End all ranks of an attempt on a node."""
+        ...
+
+    async def renew(self, node_id: str, lease_ms: int) -> None:
+        """Let attempts that run under a lease on a node go on for so long."""
         ...
 
     async def free_port(self, node_id: str) -> int:
@@ -105,6 +110,10 @@ class NodeLines:
             self._task(self._serve(effect.node_id, line))
         line.append(effect)
 
+    def renew(self, effect: RenewNode) -> None:
+        """Hand a lease on to a node, beside its line of launches and stops."""
+        self._task(self._renew(effect))
+
     def ask_port(self, effect: AllocatePort) -> None:
         """Find a port for a gang."""
         self._task(self._port(effect))
@@ -163,6 +172,13 @@ class NodeLines:
             if isinstance(result, Exception):
                 # The core asks again until the rank has ended or the node is lost.
                 log.warning("a stop on node %s may have failed: %s", node_id, result)
+
+    async def _renew(self, effect: RenewNode) -> None:
+        try:
+            await self._gateway.renew(effect.node_id, effect.lease_ms)
+        except Exception as failure:
+            # The next lease brings the next try.
+            log.warning("the lease of node %s could not be renewed: %s", effect.node_id, failure)
 
     async def _port(self, effect: AllocatePort) -> None:
         try:

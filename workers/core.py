@@ -148,6 +148,7 @@ class AgentCore:
             lease = message.lease
             self._lease.renew(lease.report_seq, lease.ttl_ms, lease.launch_floor, self._turn.durable)
             self._table.on_floor()
+            self._table.on_lease()
         elif kind == "stop":
             self._table.on_stop(message.stop)
 

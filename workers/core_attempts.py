@@ -30,6 +30,7 @@ from workers.core_types import (
     Outcome,
     PortAllocated,
     PutAttempt,
+    RenewNode,
     SpoolState,
     StartRank,
     StopRank,
@@ -189,9 +190,11 @@ class AttemptTable:
             self._attention[attempt.name] = attempt
 
     def _start(self, attempt: Attempt, launches: Sequence[ex.Launch]) -> None:
+        lease_ms = max(1, self._lease.left_ms(self._mono_ms)) if attempt.move else 0
         for rank, launch in zip(attempt.ranks, launches, strict=True):
             rank.state = RankState.LAUNCHED
-            self._turn.effects.append(StartRank(rank.node_id, launch))
+            leased = dataclasses.replace(launch, lease_ms=lease_ms) if lease_ms else launch
+            self._turn.effects.append(StartRank(rank.node_id, leased))
         self._dirty[attempt.name] = attempt
 
     def on_port(self, answer: PortAllocated) -> None:
@@ -425,6 +428,12 @@ class AttemptTable:
         return self._outbox.append(event, self._turn.durable)
 
     # Time.
+
+    def on_lease(self) -> None:
+        """Hand the lease on to the nodes of attempts that may be moved: the agent itself may die."""
+        nodes = sorted({rank.node_id for attempt in self._move.values() for rank in attempt.ranks if rank.end is None})
+        left_ms = self._lease.left_ms(self._mono_ms)
+        self._turn.effects.extend(RenewNode(node_id, left_ms) for node_id in nodes)
 
     def _watch_lease(self) -> None:
         for attempt in list(self._move.values()):

@@ -53,6 +53,10 @@ class LeaseWatch:
         }
         durable.append(PutMeta(_META, json.dumps(kept)))
 
+    def left_ms(self, mono_ms: int) -> int:
+        """How long processes may live from now; a tenth of the lease is kept for killing them."""
+        return max(0, (self._until_mono_ms or 0) - self._ttl_ms // 10 - mono_ms)
+
     def grace_left(self, grace_ms: int, mono_ms: int) -> int | None:
         """None while an attempt may go on; else how much of its grace fits in before the lease ends.
 

@@ -240,13 +240,21 @@ class MergeResults:
 
 
 @dataclass(frozen=True, slots=True)
+class RenewNode:
+    """Tell a node's executor how long its attempts with partition_policy MOVE may go on without another word."""
+
+    node_id: str
+    lease_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class HangUp:
     """Close the stream and dial again after a while."""
 
     reason: str
 
 
-Effect = Send | StartRank | StopRank | AllocatePort | MergeResults | HangUp
+Effect = Send | StartRank | StopRank | AllocatePort | MergeResults | RenewNode | HangUp
 
 
 @dataclass(slots=True)

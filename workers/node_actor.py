@@ -57,6 +57,10 @@ class NodeActor:
         """End one rank of an attempt, or all that are on this node."""
         await (await self._ready()).stop(job_id, attempt, grace_ms, reason, rank)
 
+    async def renew(self, lease_ms: int) -> None:
+        """Let attempts under a lease go on for so long."""
+        await (await self._ready()).renew(lease_ms)
+
     async def poll(self, cursor: Cursor | None, timeout_s: float) -> Polled:
         """Return events after the cursor, waiting for the first."""
         return await (await self._ready()).poll(cursor, timeout_s)

@@ -139,6 +139,10 @@ class RayGateway:
         """End one rank of an attempt, or all that are on a node; raises NodeUnavailableError."""
         await self._ask(node_id, "stop", job_id, attempt, grace_ms, reason, rank)
 
+    async def renew(self, node_id: str, lease_ms: int) -> None:
+        """Let attempts that run under a lease on a node go on for so long; raises NodeUnavailableError."""
+        await self._ask(node_id, "renew", lease_ms)
+
     async def read_log(
         self, node_id: str, job_id: str, attempt: int, rank: int, stream: Stream, offset: int, limit: int
     ) -> LogChunk:

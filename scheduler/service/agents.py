@@ -92,8 +92,10 @@ def _report(state: State, region: Region, report: StateReport) -> None:
     if report.report_seq <= region.report_seq:
         return
     region.report_seq = report.report_seq
-    # The floor is taken before anything is launched again below; it settles only what is settled already.
-    floor = next(iter(region.attempts), state.counters.launch_seq + 1)
+    # What has been started is never launched again, so only launches nobody has answered keep the floor down. It is taken
+    # before anything is launched again below.
+    unanswered = (seq for seq, attempt in region.attempts.items() if attempt.state is AttemptState.STARTING)
+    floor = next(unanswered, state.counters.launch_seq + 1)
     if report.event_seq >= region.event_seq:
         _take_nodes(state, region, report)
         _reconcile(state, region, report)

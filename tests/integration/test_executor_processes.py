@@ -328,3 +328,15 @@ def _parent(pid: int) -> int:
         return int(Path("/proc", str(pid), "stat").read_text().rsplit(")", 1)[1].split()[1])
     except OSError:
         return 0
+
+
+async def test_what_runs_under_a_lease_ends_with_it_and_nothing_else_does(run: Run) -> None:
+    sleeping = "import time; time.sleep(60)"
+    leased = python(sleeping, job_id="leased", lease_ms=1_500, grace_ms=100)
+    assert await run.executor.launch([python(sleeping, job_id="free"), leased]) == ()
+    await run.executor.renew(2_500)
+    ended = await run.exited("leased")
+    assert ended.reason is ExitReason.LOST
+    assert "lease" in ended.message
+    assert ended.ended_ms - ended.started_ms >= 2_000
+    assert [one.job_id for one in await run.executor.attempts() if one.exited is None] == ["free"]

@@ -20,6 +20,7 @@ from workers.core_types import (
     MergeResults,
     NodesSettled,
     PortAllocated,
+    RenewNode,
     ResultsMerged,
     Send,
     StartRank,
@@ -59,6 +60,7 @@ class SimNode:
     accelerator: str
     boot: int = 1
     up: bool = True
+    lease_until_ms: int = 0
     processes: dict[ex.AttemptKey, Process] = field(default_factory=dict)
     events: list[ex.Event] = field(default_factory=list)
 
@@ -117,7 +119,9 @@ class Region:
         if lose_spool:
             self.spool_lost = True
             self.spool = MemorySpool(f"{self.name}-spool-{self._boots + 1}")
-        self.kernel.after(self.kernel.between(100, 8_000), self.boot)
+        # Mostly it is back soon; now and then only after every lease has run out.
+        away_ms = self.kernel.between(20_000, 60_000) if self.kernel.chance(0.2) else self.kernel.between(100, 8_000)
+        self.kernel.after(away_ms, self.boot)
 
     def _tick(self, boot: int) -> None:
         if self.core is None or boot != self._boots:
@@ -202,6 +206,8 @@ class Region:
         elif isinstance(effect, MergeResults):
             merged = ResultsMerged(effect.job_id, effect.attempt, effect.manifests[0])
             self.kernel.after(5, lambda: self.feed([merged]) if self.core else None)
+        elif isinstance(effect, RenewNode):
+            self.nodes[effect.node_id].lease_until_ms = self.kernel.now_ms() + effect.lease_ms
         elif isinstance(effect, HangUp):
             self.disconnect()
 
@@ -226,6 +232,9 @@ class Region:
         now = self.kernel.now_ms()
         info = ex.AttemptInfo(launch.job_id, launch.attempt, launch.rank, ex.AttemptState.RUNNING, 1, now, ex.Usage())
         process = node.processes[launch.key] = Process(launch, info)
+        if launch.lease_ms:
+            node.lease_until_ms = max(node.lease_until_ms, now + launch.lease_ms)
+            self._watch_lease(node, process)
         self.world.check_live()
         self._say(node, ex.Started(launch.job_id, launch.attempt, launch.rank, 1, now))
         runtime = int(launch.env.get("SIM_RUNTIME_MS", "1000"))
@@ -234,6 +243,15 @@ class Region:
         if flaky and self.kernel.chance(flaky):
             code = 1
         self.kernel.after(runtime, lambda: self._exit(node, process, ex.ExitReason.EXITED, code))
+
+    def _watch_lease(self, node: SimNode, process: Process) -> None:
+        """As the real executor does: what runs under a lease ends with it, whether or not there is an agent."""
+        if not process.alive or node.processes.get(process.launch.key) is not process:
+            return
+        if self.kernel.now_ms() >= node.lease_until_ms:
+            self._exit(node, process, ex.ExitReason.LOST, None)
+        else:
+            self.kernel.after(250, lambda: self._watch_lease(node, process))
 
     def _stop(self, node: SimNode, key: ex.AttemptKey, grace_ms: int) -> None:
         process = node.processes.get(key)

@@ -47,6 +47,8 @@ T = TypeVar("T")
 
 _MAX_LOG_READ = 4 << 20
 _STORE_TRIES = 3
+_LEASE_GRACE_MS = 5_000
+"""Of the end of a lease, at most so much is given to processes to end by themselves."""
 _YOUNG_MS = 500
 """Processes younger than this are not looked at: most jobs that short never need to be."""
 
@@ -92,6 +94,7 @@ class NodeExecutor:
         self._with_logs: collections.OrderedDict[AttemptKey, Path] = collections.OrderedDict()
         self._tombstones: collections.OrderedDict[tuple[str, int, int | None], None] = collections.OrderedDict()
         self._numbers = 0
+        self._lease_until_s = 0.0
         self._link: WardenLink | None = None
         self._warden_ready = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -163,6 +166,8 @@ class NodeExecutor:
         refused = []
         for launch in launches:
             key = launch.key
+            if launch.lease_ms:
+                self._lease_until_s = max(self._lease_until_s, time.monotonic() + launch.lease_ms / 1000)
             known = self._live.get(key) or self._ended.get(key)
             if known is not None:
                 self._tell_again(known)
@@ -202,6 +207,10 @@ class NodeExecutor:
                 self._tombstones.popitem(last=False)
         for one in ranks:
             self._terminate(one, ExitReason.STOPPED, reason, grace_ms)
+
+    async def renew(self, lease_ms: int) -> None:
+        """Let attempts that run under a lease go on for so long from now; an agent that has died renews nothing."""
+        self._lease_until_s = time.monotonic() + lease_ms / 1000
 
     async def poll(self, cursor: Cursor | None, timeout_s: float) -> Polled:
         """Return events after ``cursor`` and acknowledge those before it; waits up to ``timeout_s`` for one."""
@@ -430,6 +439,7 @@ class NodeExecutor:
         pause_s = self._config.sample_interval_ms / 1000
         while True:
             await asyncio.sleep(pause_s)
+            self._watch_lease()
             now = now_ms()
             running = [
                 one
@@ -447,6 +457,15 @@ class NodeExecutor:
                     if one.key.rank == 0 and now - one.checkpointed_ms >= self._config.checkpoint_interval_ms:
                         one.checkpointed_ms = now
                         self._task(self._snapshot(one))
+
+    def _watch_lease(self) -> None:
+        left_ms = int((self._lease_until_s - time.monotonic()) * 1000)
+        if left_ms >= _LEASE_GRACE_MS:
+            return
+        for one in list(self._live.values()):
+            if one.launch.lease_ms and one.verdict is None and left_ms <= min(one.launch.grace_ms, _LEASE_GRACE_MS):
+                message = "nobody renewed the lease it runs under, and the job may be moved to another region"
+                self._terminate(one, ExitReason.LOST, message, max(0, left_ms))
 
     async def _sample(self, running: list[Attempt]) -> None:
         link = self._link

@@ -105,6 +105,8 @@ class Launch:
     gpu_milli: int = 0
     max_runtime_ms: int = 0
     """Counted from the start of the process; 0 is no limit."""
+    lease_ms: int = 0
+    """More than 0: it may run only under a lease, this long from now or as ``renew`` says later. 0: no lease."""
     grace_ms: int = 10_000
     """From SIGTERM to SIGKILL when the process runs out of time."""
     log_limit_bytes: int = 64 * 1024 * 1024

@@ -176,7 +176,7 @@ class ListLedgerRequest(_message.Message):
     project: _builtins.str
     job_id: _builtins.str
     from_ms: _builtins.int
-    """Half-open interval of the segment's end."""
+    """Segments that overlap this half-open interval; 0: open."""
     to_ms: _builtins.int
     page_size: _builtins.int
     """1 to 10,000; default 1,000."""
