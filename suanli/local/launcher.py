@@ -191,7 +191,7 @@ class Launcher:
         ray_was_there = self._is_alive(ray_of(name))
         if not ray_was_there:
             # An agent knows the cluster that is gone; its jobs went with that.
-            self._end([agent_of(name)])
+            self._end([agent_of(name), ray_of(name)])
             self._start_ray(region)
         while not control.done():
             self._pause()
@@ -334,6 +334,8 @@ class Launcher:
         if name.startswith("ray:"):
             ray_cluster.stop_cluster(self._state.ray(name.removeprefix("ray:")))
         processes.end(process, number, patience_s)
+        if name.startswith("ray:"):
+            processes.end_session(process, b"ray::")
         self._progress(name, "stopped")
 
     def _forget_ended(self) -> None:

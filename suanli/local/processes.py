@@ -8,7 +8,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from suanli.local.state import Process
@@ -83,21 +83,64 @@ def end(process: Process, number: signal.Signals, patience_s: float) -> bool:
         _reap(process.pid)
 
 
-def end_marked(state_dir: Path, patience_s: float = 10.0) -> int:
+def end_marked(state_dir: Path) -> int:
     """Kill all processes that carry the mark of a state folder, and return how many there were."""
+    own = f"{MARKER}={state_dir}".encode()
+    jobs = f"{JOB_MARKER}={state_dir}/".encode()
+
+    def is_ours(folder: Path) -> bool:
+        variables = folder.joinpath("environ").read_bytes().split(b"\0")
+        return any(variable == own or variable.startswith(jobs) for variable in variables)
+
+    return _end_all(is_ours)
+
+
+def end_session(leader: Process, title: bytes) -> int:
+    """Kill what is left of a session whose leader has been killed: processes that call themselves ``title``….
+
+    Ray's helpers write their title over the mark in their environment, and live on when their cluster was killed.
+    """
+
+    def is_ours(folder: Path) -> bool:
+        fields = folder.joinpath("stat").read_bytes().rpartition(b")")[2].split()
+        named = folder.joinpath("cmdline").read_bytes().startswith(title)
+        return named and int(fields[3]) == leader.pid and int(fields[19]) >= leader.start_time
+
+    return _end_all(is_ours)
+
+
+def _end_all(is_ours: Callable[[Path], bool], patience_s: float = 10.0) -> int:
     ended: set[int] = set()
     deadline = time.monotonic() + patience_s
-    while (found := dict(_marked(state_dir))) and time.monotonic() < deadline:
-        for fd in found.values():
-            _signal(fd, signal.SIGKILL)
+    while (found := dict(_found(is_ours))) and time.monotonic() < deadline:
         poller = select.poll()
         for fd in found.values():
+            _signal(fd, signal.SIGKILL)
             poller.register(fd, select.POLLIN)
         poller.poll(200)
         for fd in found.values():
             os.close(fd)
         ended |= found.keys()
     return len(ended)
+
+
+def _found(is_ours: Callable[[Path], bool]) -> Iterator[tuple[int, int]]:
+    """(pid, pidfd) of living processes; the caller closes the descriptors."""
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        try:
+            fd = os.pidfd_open(int(name))
+        except OSError:
+            continue
+        try:
+            ours = start_time(int(name)) is not None and is_ours(Path("/proc", name))
+        except OSError:
+            ours = False
+        if ours:
+            yield int(name), fd
+        else:
+            os.close(fd)
 
 
 def last_words(log: Path, lines: int = 12) -> str:
@@ -111,27 +154,6 @@ def last_words(log: Path, lines: int = 12) -> str:
     said = content.decode("utf-8", "replace").splitlines()
     sentences = [line for line in said if line.startswith("suanli ")]
     return sentences[-1] if sentences else "\n".join(said[-lines:])
-
-
-def _marked(state_dir: Path) -> Iterator[tuple[int, int]]:
-    """(pid, pidfd) of what carries the mark; the caller closes the descriptors."""
-    own = f"{MARKER}={state_dir}".encode()
-    jobs = f"{JOB_MARKER}={state_dir}/".encode()
-    for name in os.listdir("/proc"):
-        if not name.isdigit() or int(name) == os.getpid():
-            continue
-        try:
-            fd = os.pidfd_open(int(name))
-        except OSError:
-            continue
-        try:
-            variables = Path("/proc", name, "environ").read_bytes().split(b"\0")
-        except OSError:
-            variables = []
-        if start_time(int(name)) is not None and any(v == own or v.startswith(jobs) for v in variables):
-            yield int(name), fd
-        else:
-            os.close(fd)
 
 
 def _signal(fd: int, number: signal.Signals) -> None:
