@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 
 from protos.suanli.v1 import common_pb2
 
@@ -102,8 +102,10 @@ def share(held: int, whole: int, write: Callable[[int], str] = str) -> str:
 
 def unit_hours(unit_ms: str, units: int = 1000, digits: int = 3) -> str:
     """Milli-units × ms (a decimal string of any length) as unit-hours, rounded half to even for the eye."""
-    hours = Decimal(unit_ms or "0") / (units * _HOUR_MS)
-    return f"{hours.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_EVEN):,}"
+    with localcontext() as context:
+        context.prec = len(unit_ms) + 20
+        hours = Decimal(unit_ms or "0") / (units * _HOUR_MS)
+        return f"{hours.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_EVEN):,}"
 
 
 def parse_instant(text: str, now: int) -> int:

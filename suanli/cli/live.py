@@ -48,7 +48,7 @@ async def show_live(
                 if news.is_set():
                     news.clear()
                     jobs = await load()
-                table = build_table(jobs[: max(1, console.height - 3)], columns())
+                table = build_table(jobs[: max(1, console.height - 3)], columns(), console.width)
                 live.update(table if jobs else Text("There is no such job yet."), refresh=True)
                 await asyncio.wait([listener], timeout=_TICK_S)
         await listener

@@ -19,7 +19,7 @@ import click
 import yaml
 from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.message import Message
-from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.status import Status
 from rich.table import Table
@@ -32,6 +32,9 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 _PIPE_WIDTH = 10_000
 """No terminal to fit: a table is as wide as it needs to be, so that programs such as grep see whole cells."""
+_GAP = 2
+_LEAST = 8
+"""No column is made narrower than this."""
 _STYLES = {
     "RUNNING": "green",
     "SUCCEEDED": "green",
@@ -79,9 +82,11 @@ class Output:
 
     def table(self, rows: Iterable[T], columns: Sequence[Column[T]], empty: str) -> None:
         """Print a table, or the sentence ``empty`` when there is no row."""
-        built = build_table(rows, columns)
+        console = self.console
+        built = build_table(rows, columns, console.width)
         if built.row_count:
-            self.console.print(built)
+            # Whole columns may need more than a narrow terminal has: let it wrap the lines rather than lose cells.
+            console.print(built, width=max(console.width, table_width(built)), crop=False, soft_wrap=False)
         else:
             self.note(empty)
 
@@ -176,22 +181,43 @@ def plain_output() -> Output:
     return Output(color=_wants_color(click.get_current_context()))
 
 
-def build_table(rows: Iterable[T], columns: Sequence[Column[T]]) -> Table:
-    """A table without lines around it; widths count CJK characters as two."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+def build_table(rows: Iterable[T], columns: Sequence[Column[T]], width: int) -> Table:
+    """A table at most ``width`` wide, as far as ``whole`` columns allow it; CJK characters count as two."""
+    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
     cells = [[one_line(column.cell(row)) for column in columns] for row in rows]
-    for index, column in enumerate(columns):
-        width = max((Text(row[index]).cell_len for row in cells), default=0) if column.whole else 0
+    natural = [
+        max(cell_len(column.title), *(cell_len(row[index]) for row in cells)) if cells else cell_len(column.title)
+        for index, column in enumerate(columns)
+    ]
+    least = [wide if column.whole else min(wide, _LEAST) for column, wide in zip(columns, natural, strict=True)]
+    widths = _fitted(natural, least, width - _GAP * (len(columns) - 1))
+    for column, wide in zip(columns, widths, strict=True):
         table.add_column(
             Text(column.title),
             justify="right" if column.right else "left",
             no_wrap=True,
             overflow="ellipsis",
-            min_width=max(width, Text(column.title).cell_len if column.whole else 1),
+            width=wide,
         )
     for row in cells:
         table.add_row(*map(styled, row))
     return table
+
+
+def table_width(table: Table) -> int:
+    """How wide a table of ``build_table`` is."""
+    return sum(column.width or 0 for column in table.columns) + _GAP * (len(table.columns) - 1)
+
+
+def _fitted(natural: Sequence[int], least: Sequence[int], room: int) -> list[int]:
+    """The widths with the widest made narrower, evenly and never below ``least``, until they fit."""
+    widths = list(natural)
+    while sum(widths) > room:
+        spare = [index for index, wide in enumerate(widths) if wide > least[index]]
+        if not spare:
+            break
+        widths[max(spare, key=lambda index: widths[index])] -= 1
+    return widths
 
 
 def styled(text: str) -> Text:

@@ -4,7 +4,7 @@
 ends when its standard input does. What a job's command says is what becomes of it:
 
 ``true`` succeeds, ``exit N`` ends with that code, ``signal N`` by that signal, ``stay`` runs until it is cancelled, ``log TEXT``
-writes TEXT to stdout and "warn" to stderr and succeeds.
+writes TEXT to stdout and "warn" to stderr and succeeds, ``leave TEXT`` succeeds with the result file ``out/text``.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
 
 from protos.suanli.v1 import common_pb2, jobs_pb2, regions_pb2
+from scheduler.catalog.artifacts import FileEntry
 from scheduler.catalog.catalogue import Catalogue
 from tests.support.api import Agent, Api, running_api
 
@@ -80,9 +82,16 @@ class Player(Agent):
         elif word == "signal":
             await self._finish(launch, failed, exit_signal=int(text))
         elif word != "stay":
-            await self._finish(launch, common_pb2.ATTEMPT_OUTCOME_SUCCEEDED)
+            results = self._left(text) if word == "leave" else ""
+            await self._finish(launch, common_pb2.ATTEMPT_OUTCOME_SUCCEEDED, results=results)
 
-    async def _finish(self, one: regions_pb2.Launch | regions_pb2.Stop, outcome: int, **more: int) -> None:
+    def _left(self, text: str) -> str:
+        content = text.encode()
+        digest = self._api.store.put(content).partition(":")[2]
+        files = [{"path": "out/text", "sha256": digest, "size": len(content), "mode": 0o644}]
+        return self._api.store.put(json.dumps({"files": files, "version": 1}).encode())
+
+    async def _finish(self, one: regions_pb2.Launch | regions_pb2.Stop, outcome: int, **more: Any) -> None:
         ended = regions_pb2.AttemptFinished(outcome=outcome, **more)  # type: ignore[arg-type]
         await self.event(one, finished=ended)  # type: ignore[arg-type]
         self._launched = [ref for ref in self._launched if ref.job_id != one.job_id]
@@ -93,12 +102,20 @@ class Player(Agent):
         await self.log(request, start, whole[start:], end=True)
 
 
+def read_manifest(api: Api, digest: str) -> tuple[FileEntry, ...]:
+    """A folder in the form that clients and agents write."""
+    with api.store.open_blob(digest, 0) as stream:
+        document = json.load(stream)
+    return tuple(FileEntry(one["path"], f"sha256:{one['sha256']}", one["size"]) for one in document["files"])
+
+
 def _reference(launch: regions_pb2.Launch) -> regions_pb2.AttemptRef:
     return regions_pb2.AttemptRef(job_id=launch.job_id, attempt=launch.attempt, lease_epoch=launch.lease_epoch)
 
 
 async def _serve(folder: Path) -> None:
     async with running_api(folder, catalogue=Catalogue()) as api:
+        api.store.read_manifest = partial(read_manifest, api)  # type: ignore[method-assign]
         player = Player(api)
         await player.enrol()
         await player.connect()

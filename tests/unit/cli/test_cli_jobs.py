@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -104,6 +105,22 @@ def test_an_array_is_waited_for_whole(platform: Platform) -> None:
     assert {job["id"] for job in platform.data("ps", "--array", array)} == {f"{array}.{index}" for index in range(3)}
     assert "3 of 3" in platform.run("ps", "--name", "true", "-n", "1000").stdout
     assert "log of its own" in platform.run("logs", "-f", array, code=2).stderr
+
+
+def test_results_are_fetched_once(platform: Platform, tmp_path: Path) -> None:
+    job = platform.submit("--wait", "leave", "结果")
+    assert platform.data("fetch", job, "--list")[0]["path"] == "out/text"
+    fetched = tmp_path / "suanli-results" / job / "out" / "text"
+    assert platform.run("fetch", job).stdout.strip() == str(fetched.relative_to(tmp_path))
+    assert fetched.read_text() == "结果"
+    before = fetched.stat().st_mtime_ns
+    assert platform.data("fetch", job, "out") == [str(fetched)]
+    assert fetched.stat().st_mtime_ns == before
+    fetched.write_text("else")
+    platform.run("fetch", job, "--to", str(fetched.parents[1]))
+    assert fetched.read_text() == "结果"
+    assert "no 'a.csv'" in platform.run("fetch", job, "a.csv", code=3).stderr
+    assert platform.run("fetch", job, user="abe", code=4).stdout == ""
 
 
 def test_results_are_said_to_be_missing(platform: Platform) -> None:
