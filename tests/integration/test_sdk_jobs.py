@@ -132,6 +132,19 @@ def test_an_array_has_tasks_with_results_of_their_own(client: suanli.Client, tmp
     assert {info.id for info in client.jobs(array=array.id)} == {task.id for task in array.tasks()}
 
 
+def test_a_task_that_never_started_ends_with_its_array(client: suanli.Client) -> None:
+    holder = client.submit(command=["sleep", "60"])
+    array = client.submit(command=["true"], array=3, after=[holder])
+    task = array.tasks()[1]
+    ended: list[suanli.JobInfo] = []
+    thread = threading.Thread(target=lambda: ended.append(task.wait(WAIT_S)))
+    thread.start()
+    assert task.status().state == "HELD"
+    client.cancel([array.id, holder.id])
+    thread.join(WAIT_S)
+    assert [info.state for info in ended] == ["CANCELLED"]
+
+
 def test_a_function_runs_elsewhere_and_its_value_or_exception_comes_back(client: suanli.Client) -> None:
     offset = 10
     assert client.run(lambda a, *, b: (a + b + offset, "数"), 1, b=2) == (13, "数")

@@ -129,7 +129,8 @@ async def test_a_watch_goes_on_where_it_was_when_the_connection_broke(fake: tupl
 
     servicer.streams = [[events(4, 5), events(7)], [jobs_pb2.WatchJobsResponse(sequence=9)], [], [events(11)]]
     seen = []
-    async with AsyncClient(connection.settings.address, "k") as client:
+    # What has been heard once is waited for however long it takes.
+    async with AsyncClient(connection.settings.address, "k", patience_s=0.01) as client:
         async for event in client.watch(after_sequence=3):
             seen.append(event.sequence)
             if event.sequence == 11:
