@@ -109,3 +109,14 @@ def judge(status: int, *, kernel_was_short: bool) -> tuple[ExitReason, str]:
         return ExitReason.SIGNALLED, f"the process died of {signal_name(os.WTERMSIG(status))}"
     code = os.WEXITSTATUS(status)
     return ExitReason.EXITED, "finished" if code == 0 else f"the command ended with exit code {code}"
+
+
+def data_limit(launch: Launch) -> int:
+    """Return RLIMIT_DATA in bytes: a backstop for what grows faster than it is sampled; 0 is none.
+
+    Generous, because address space is not memory: PyTorch's threads and arenas reserve far more than they touch.
+    None with GPUs, whose drivers map their memory into the process.
+    """
+    if not launch.memory_mib or launch.gpu_indices:
+        return 0
+    return (4 * launch.memory_mib + 4096) << 20

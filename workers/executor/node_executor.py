@@ -19,9 +19,10 @@ from typing import Any, TypeVar
 
 import artifacts
 from workers.executor import environment, logfile, node, procfs, staging
-from workers.executor.attempt import Attempt, judge, now_ms
+from workers.executor.attempt import Attempt, data_limit, judge, now_ms
 from workers.executor.events import EventLog
 from workers.executor.folders import Folders
+from workers.executor.lease import EXPIRED, NodeLease
 from workers.executor.packages import PackageEnvironments, PackagesError
 from workers.executor.types import (
     AttemptInfo,
@@ -47,8 +48,6 @@ T = TypeVar("T")
 
 _MAX_LOG_READ = 4 << 20
 _STORE_TRIES = 3
-_LEASE_GRACE_MS = 5_000
-"""Of the end of a lease, at most so much is given to processes to end by themselves."""
 _YOUNG_MS = 500
 """Processes younger than this are not looked at: most jobs that short never need to be."""
 
@@ -94,7 +93,7 @@ class NodeExecutor:
         self._with_logs: collections.OrderedDict[AttemptKey, Path] = collections.OrderedDict()
         self._tombstones: collections.OrderedDict[tuple[str, int, int | None], None] = collections.OrderedDict()
         self._numbers = 0
-        self._lease_until_s = 0.0
+        self._lease = NodeLease()
         self._link: WardenLink | None = None
         self._warden_ready = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -167,7 +166,7 @@ class NodeExecutor:
         for launch in launches:
             key = launch.key
             if launch.lease_ms:
-                self._lease_until_s = max(self._lease_until_s, time.monotonic() + launch.lease_ms / 1000)
+                self._lease.extend(launch.lease_ms)
             known = self._live.get(key) or self._ended.get(key)
             if known is not None:
                 self._tell_again(known)
@@ -210,7 +209,7 @@ class NodeExecutor:
 
     async def renew(self, lease_ms: int) -> None:
         """Let attempts that run under a lease go on for so long from now; an agent that has died renews nothing."""
-        self._lease_until_s = time.monotonic() + lease_ms / 1000
+        self._lease.renew(lease_ms)
 
     async def poll(self, cursor: Cursor | None, timeout_s: float) -> Polled:
         """Return events after ``cursor`` and acknowledge those before it; waits up to ``timeout_s`` for one."""
@@ -293,7 +292,7 @@ class NodeExecutor:
                 "stdout": f"{folder}/stdout.log",
                 "stderr": f"{folder}/stderr.log",
                 "log_limit": launch.log_limit_bytes,
-                "data_limit": _data_limit(launch),
+                "data_limit": data_limit(launch),
             },
         )
 
@@ -439,7 +438,8 @@ class NodeExecutor:
         pause_s = self._config.sample_interval_ms / 1000
         while True:
             await asyncio.sleep(pause_s)
-            self._watch_lease()
+            for one, left_ms in self._lease.expiring(self._live.values()):
+                self._terminate(one, ExitReason.LOST, EXPIRED, left_ms)
             now = now_ms()
             running = [
                 one
@@ -457,15 +457,6 @@ class NodeExecutor:
                     if one.key.rank == 0 and now - one.checkpointed_ms >= self._config.checkpoint_interval_ms:
                         one.checkpointed_ms = now
                         self._task(self._snapshot(one))
-
-    def _watch_lease(self) -> None:
-        left_ms = int((self._lease_until_s - time.monotonic()) * 1000)
-        if left_ms >= _LEASE_GRACE_MS:
-            return
-        for one in list(self._live.values()):
-            if one.launch.lease_ms and one.verdict is None and left_ms <= min(one.launch.grace_ms, _LEASE_GRACE_MS):
-                message = "nobody renewed the lease it runs under, and the job may be moved to another region"
-                self._terminate(one, ExitReason.LOST, message, max(0, left_ms))
 
     async def _sample(self, running: list[Attempt]) -> None:
         link = self._link
@@ -508,14 +499,3 @@ class NodeExecutor:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def _data_limit(launch: Launch) -> int:
-    """Return RLIMIT_DATA in bytes: a backstop for what grows faster than it is sampled; 0 is none.
-
-    Generous, because address space is not memory: PyTorch's threads and arenas reserve far more than they touch.
-    None with GPUs, whose drivers map their memory into the process.
-    """
-    if not launch.memory_mib or launch.gpu_indices:
-        return 0
-    return (4 * launch.memory_mib + 4096) << 20
