@@ -63,6 +63,10 @@ class Daemon:
             time.sleep(0.02)
         return self._ready.read_text()
 
+    def running(self) -> bool:
+        """Whether its process lives, be it ready or not."""
+        return self.process is not None and self.process.poll() is None
+
     def kill(self) -> None:
         """As kill -9."""
         assert self.process is not None
