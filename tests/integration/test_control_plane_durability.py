@@ -349,6 +349,8 @@ async def test_usage_is_exact_while_jobs_end() -> None:
                 await agent.finish(job_id, AttemptOutcome.SUCCEEDED)
                 await asyncio.sleep(0)
         await asyncio.wait_for(asking, DEADLINE_S)
+        final = await plane.usage("north", "", True)
+        assert not final.running
         ledger = store.ledger(module.LedgerQuery(limit=10_000))
         attempts = [attempt for job_id in ids for attempt in store.attempts_of(job_id, 10)]
         assert len(attempts) == len(ids)
@@ -364,10 +366,8 @@ async def test_usage_is_exact_while_jobs_end() -> None:
                 name: (attempt.grant_ms, usage.as_of_ms)
                 for attempt in attempts
                 if (name := (attempt.job_id, attempt.attempt)) in running
-                or (name not in closed and attempt.grant_ms < usage.as_of_ms)
+                or (name not in closed and attempt.grant_ms < usage.as_of_ms and attempt.grant_ms < attempt.end_ms)
             }
-        final = await plane.usage("north", "", True)
-        assert not final.running
         assert sum(row.cpu_milli_ms for row in final.sums) == sum(
             attempt.cpu_milli * (attempt.end_ms - attempt.grant_ms) for attempt in attempts
         )
