@@ -100,12 +100,16 @@ def share(held: int, whole: int, write: Callable[[int], str] = str) -> str:
     return f"{write(held)} / {write(whole)}"
 
 
-def unit_hours(unit_ms: str, units: int = 1000, digits: int = 3) -> str:
-    """Milli-units × ms (a decimal string of any length) as unit-hours, rounded half to even for the eye."""
+def unit_hours(unit_ms: str, units: int = 1000) -> str:
+    """Milli-units × ms (a decimal string of any length) as unit-hours, rounded half to even for the eye.
+
+    To three places; an amount below one unit-hour to six, so that short jobs show.
+    """
     with localcontext() as context:
         context.prec = len(unit_ms) + 20
         hours = Decimal(unit_ms or "0") / (units * _HOUR_MS)
-        return f"{hours.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_EVEN):,}"
+        places = Decimal("0.000001") if 0 < hours < 1 else Decimal("0.001")
+        return f"{hours.quantize(places, ROUND_HALF_EVEN):,}"
 
 
 def parse_instant(text: str, now: int) -> int:

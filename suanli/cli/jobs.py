@@ -224,7 +224,7 @@ async def why(link: Link, job: str, out: Output) -> None:
     if out.form != "table":
         out.sheet(answer, [])
         return
-    out.text(f"{job} is {state_name(answer.state)}. {answer.message}".rstrip())
+    out.text(f"{job} is {state_name(answer.state)}" + (f": {answer.message}" if answer.message else "."))
     if answer.position:
         out.text(f"{answer.position} {'job stands' if answer.position == 1 else 'jobs stand'} before it.")
     if answer.waiting_for:

@@ -135,10 +135,10 @@ async def submit(
     suanli submit --algorithm irt -p model=2pl --wait
     suanli submit -f jobs.yaml --project thesis
     """
-    if sum((wait, follow, check)) > 1:
-        raise click.UsageError("Give one of --wait, --follow and --check.")
-    if timeout_ms is not None and not wait:
-        raise click.UsageError("--timeout goes with --wait.")
+    if check and (wait or follow):
+        raise click.UsageError("--check submits nothing that could be waited for.")
+    if timeout_ms is not None and (follow or not wait):
+        raise click.UsageError("--timeout goes with --wait alone.")
     file = _jobs(path, _given(flags))
     if follow and len(file.jobs) > 1:
         raise click.UsageError(f"--follow shows one log, and {len(file.jobs)} jobs are submitted; use --wait.")

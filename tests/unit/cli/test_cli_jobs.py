@@ -145,7 +145,7 @@ def test_the_same_request_id_submits_once(platform: Platform) -> None:
         (("submit", "--memory", "-1", "true"), 2, "memory"),
         (("submit", "--script", "missing.py"), 2, "missing.py"),
         (("submit", "--algorithm", "irt", "--shell", "x"), 2, "More than one thing"),
-        (("submit", "--wait", "--follow", "true"), 2, "Give one of"),
+        (("submit", "--wait", "--check", "true"), 2, "--check submits nothing"),
         (("submit", "--institution", "nowhere", "true"), 4, "institution:"),
         (("submit", "--label", "nothing", "true"), 2, "KEY=VALUE"),
         (("submit", "--env", "SUANLI_X=1", "true"), 2, "env"),

@@ -111,7 +111,8 @@ def test_amounts() -> None:
     assert (human.memory(512), human.memory(1536), human.memory(262_144)) == ("512 MiB", "1.5 GiB", "256 GiB")
     assert (human.size(5), human.size(2048), human.size(3 << 40)) == ("5 B", "2 KiB", "3 TiB")
     assert human.unit_hours(str(3_600_000_000 * 12_345)) == "12,345.000"
-    assert human.unit_hours(str(36 * 10**40), digits=0) == f"{10**32:,}"
+    assert human.unit_hours(str(36 * 10**40)) == f"{10**32:,}.000"
+    assert (human.unit_hours("0"), human.unit_hours("36000")) == ("0.000", "0.000010")
 
 
 def job(state: int, code: int = 0, signal: int = 0) -> jobs_pb2.Job:
