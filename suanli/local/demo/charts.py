@@ -73,7 +73,7 @@ def curve(points: Sequence[tuple[int, float]], target: float, css: str) -> str:
     """A share (0 to 1) over a count, with a line at the share that is aimed at."""
     if len(points) < 2:
         return ""
-    width, height, left, bottom = 560, 260, 48, 40
+    width, height, left, bottom = 560, 264, 48, 44
     most = max(count for count, _ in points)
 
     def at(count: float, share: float) -> tuple[float, float]:
@@ -91,9 +91,9 @@ def curve(points: Sequence[tuple[int, float]], target: float, css: str) -> str:
     for count, share in points:
         x, y = at(count, share)
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4"><title>{count}: {share:.1%}</title></circle>')
-        parts.append(f'<text class="axis" x="{x:.1f}" y="{height - 20}" text-anchor="middle">{count}</text>')
+        parts.append(f'<text class="axis" x="{x:.1f}" y="{height - 24}" text-anchor="middle">{count}</text>')
     parts.append(
-        f'<text class="axis" x="{width / 2}" y="{height - 2}" text-anchor="middle">pupils in each group</text>'
+        f'<text class="axis" x="{width / 2}" y="{height - 6}" text-anchor="middle">pupils in each group</text>'
     )
     return (
         f'<svg class="{css}" viewBox="0 0 {width} {height}" role="img" '

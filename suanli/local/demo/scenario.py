@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import textwrap
 import time
 from collections import defaultdict
@@ -14,7 +15,7 @@ from typing import Any
 
 from protos.suanli.v1 import jobs_pb2, usage_pb2
 from suanli.client import Client, Job
-from suanli.errors import InvalidArgument, SuanliError
+from suanli.errors import FailedPrecondition, InvalidArgument, SuanliError
 from suanli.info import JobInfo
 from suanli.local.control import Control
 from suanli.local.demo import tenants
@@ -95,7 +96,7 @@ class Scenario:
     def _refusal(self, client: Client) -> None:
         try:
             client.submit(command=["true"], project=MINISTRY.project, cpus=512, memory="64GiB")
-        except InvalidArgument as error:
+        except (FailedPrecondition, InvalidArgument) as error:
             self._findings.refused = Answer("A job of 512 CPUs and 64 GiB.", error.reason, error.message)
             self._say(f"Refused at once: {error.message}")
         except SuanliError as error:
@@ -206,7 +207,7 @@ class Scenario:
         )
         self._jobs[job.id] = (UNIVERSITY, job)
         value = job.result(timeout=JOBS_TIMEOUT_S)
-        call = f"client.run(questions_needed, {alpha:.3f}, {items}, {RELIABILITY_WANTED})"
+        call = f"client.run(questions_needed, {alpha:.3f}, {items}, {RELIABILITY_WANTED})  # {value}"
         source = textwrap.dedent(inspect.getsource(function)).rstrip()
         self._findings.function = (f"{source}\n\n{call}", f"{value} questions")
         self._say(f"It returned {value}.")
@@ -253,10 +254,10 @@ class Scenario:
 def _questions_needed() -> Callable[[float, int, float], int]:
     # Made here and not at the top, so that its code travels with the job rather than its address.
     def questions_needed(alpha: float, questions: int, wanted: float) -> int:
-        """Spearman and Brown's formula, solved for the length of the test."""
-        import math
-
-        return math.ceil(questions * wanted * (1 - alpha) / (alpha * (1 - wanted)))
+        """How long the test must be (Spearman, Brown)."""
+        here = alpha / (1 - alpha)
+        there = wanted / (1 - wanted)
+        return math.ceil(questions * there / here)
 
     return questions_needed
 
