@@ -15,7 +15,7 @@ RUN pip install "ray==${RAY_VERSION}" '.[algorithms,torch,postgres,s3,kubernetes
 
 FROM python:${PYTHON}-slim
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends bubblewrap tini util-linux \
+    && apt-get install --yes --no-install-recommends tini \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 10001 suanli \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/suanli --shell /usr/sbin/nologin suanli \
