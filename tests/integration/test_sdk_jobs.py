@@ -170,12 +170,14 @@ def test_a_function_is_mapped_over_items_as_an_array(client: suanli.Client) -> N
         client.map(lambda n: 1 / n, [1, 0])
 
 
-def test_what_another_user_pickled_is_not_opened(place: Place, client: suanli.Client) -> None:
-    with suanli.Client(place.address, place.bob) as bob:
+def test_what_another_user_pickled_is_not_opened(place: Place) -> None:
+    with suanli.Client(place.address, place.bob) as bob, suanli.Client(place.address, place.admin_key) as operator:
         job = bob.submit_function(int, ("5",))
         assert job.result(timeout=WAIT_S) == 5
-    with pytest.raises(errors.PermissionDenied, match="bob"):
-        client.job(job.id).result(timeout=WAIT_S)
+        assert [file.path for file in operator.job(job.id).files()] == ["value.pkl"]
+        with pytest.raises(errors.PermissionDenied) as caught:
+            operator.job(job.id).result(timeout=WAIT_S)
+        assert caught.value.reason == "NOT_YOUR_JOB"
 
 
 def test_watching_from_a_sequence_number_misses_and_repeats_nothing(client: suanli.Client) -> None:

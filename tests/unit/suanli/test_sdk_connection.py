@@ -32,6 +32,7 @@ class Fake(JobServiceServicer):  # type: ignore[misc]
         self.requests: list[Any] = []
         self.keys: list[Any] = []
         self.streams: list[list[jobs_pb2.WatchJobsResponse]] = []
+        self.logs: list[list[jobs_pb2.TailLogsResponse]] = []
 
     async def _take(self, request: Any, context: Any) -> None:
         self.requests.append(request)
@@ -52,6 +53,13 @@ class Fake(JobServiceServicer):  # type: ignore[misc]
         for response in self.streams.pop(0):
             yield response
         await context.abort(*status_of(AWAY))
+
+    async def TailLogs(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        await self._take(request, context)
+        for response in self.logs.pop(0):
+            yield response
+        if self.logs:
+            await context.abort(*status_of(AWAY))
 
     async def UploadBlob(self, requests: Any, context: Any) -> Any:
         await self._take(None, context)
@@ -137,6 +145,24 @@ async def test_a_watch_goes_on_where_it_was_when_the_connection_broke(fake: tupl
                 break
     assert seen == [4, 5, 7, 11]
     assert [request.after_sequence for request in servicer.requests] == [3, 7, 9, 9]
+
+
+async def test_a_log_has_each_byte_once_though_the_connection_broke(fake: tuple[Fake, Connection]) -> None:
+    servicer, connection = fake
+
+    def part(stream: int, offset: int, data: bytes) -> jobs_pb2.TailLogsResponse:
+        return jobs_pb2.TailLogsResponse(stream=stream, offset=offset, data=data, attempt=2)
+
+    out, err = jobs_pb2.LOG_STREAM_STDOUT, jobs_pb2.LOG_STREAM_STDERR
+    servicer.logs = [
+        [part(out, 0, b"one\ntw"), part(err, 0, b"o")],
+        [part(out, 1, b"ne\ntwo\n"), part(err, 1, b"h\n")],
+    ]
+    async with AsyncClient(connection.settings.address, "k") as client:
+        lines = [(line.stream, line.text) async for line in client.job("j1").logs(follow=True)]
+    assert lines == [("stdout", "one"), ("stdout", "two"), ("stderr", "oh")]
+    # Both streams go on from the lower of the two, in the attempt that was being read.
+    assert [(ask.offset, ask.attempt, ask.follow) for ask in servicer.requests] == [(0, 0, True), (1, 2, True)]
 
 
 async def test_each_error_of_the_server_is_its_namesake_here() -> None:
