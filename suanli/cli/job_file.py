@@ -70,6 +70,8 @@ class JobFile:
             index, path = int(match[1]), match[2] or ""
             message = message.removeprefix(f"jobs[{index}].").removeprefix(f"jobs[{index}]: ")
         option = _option(path)
+        if index < len(self.lines) and option.startswith("after[") and "after" not in self.lines[index]:
+            option = option.replace("after", "after_any", 1)
         if option != path and message.startswith(f"{path}:"):
             message = option + message[len(path) :]
         if not error.field or index >= len(self.lines):

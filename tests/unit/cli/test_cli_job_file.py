@@ -34,6 +34,21 @@ def test_a_file_of_jobs_that_depend_on_each_other(platform: Platform, tmp_path: 
     assert (checked.stdout, "2 jobs would be accepted" in checked.stderr) == ("", True)
 
 
+def test_jobs_wait_for_an_array_of_the_same_file(platform: Platform) -> None:
+    text = """
+name: sweep
+command: ["true"]
+array: 3
+---
+command: ["true"]
+after_any: sweep
+after: [0]
+"""
+    array, report = platform.run("submit", "-f", "-", "--wait", "--timeout", "30s", stdin=text).stdout.split()
+    ended = [platform.data("show", job)["end_time_ms"] for job in (array, report)]
+    assert 0 < ended[0] <= ended[1]
+
+
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
@@ -54,6 +69,8 @@ def test_a_file_of_jobs_that_depend_on_each_other(platform: Platform, tmp_path: 
             8,
             "2 jobs are named 'a'",
         ),
+        ("name: a\ncommand: [x]\nafter: b\n---\nname: b\ncommand: [x]\nafter: a\n", 3, "form a cycle"),
+        ("command: [x]\nafter_any:\n  - 5\n", 3, "after_any"),
         ("command: [x]\nmax_runtime: 5ms\n", 2, "max_runtime:"),
         ("command: [x]\nproject: Not A Slug\n", 2, "project:"),
         ("command: &a [*a]\n", 1, "contains itself"),

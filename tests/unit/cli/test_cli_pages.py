@@ -1,0 +1,70 @@
+"""What the pages tell people to type is what the command understands."""
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from suanli.cli.job_file import read_job_file
+from suanli.cli.main import cli
+from suanli.spec import build_spec
+from tests.unit.cli.tools import REPOSITORY
+
+HOWTO = REPOSITORY / "docs/howto"
+PAGES = ["submit-a-job", "gangs", "arrays-and-dependencies", "quotas", "usage"]
+
+
+def blocks(page: str, kind: str) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```$", (HOWTO / f"{page}.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands(page: str) -> list[list[str]]:
+    """The words after ``suanli`` of each line, up to a pipe or a redirection."""
+    found = []
+    for line in "".join(blocks(page, "sh")).splitlines():
+        text = re.sub(r"^.*?\bsuanli ", "", line) if "suanli " in line else ""
+        lexer = shlex.shlex(text.removesuffix(")"), posix=True, punctuation_chars="|>")
+        lexer.whitespace_split = True
+        lexer.commenters = "#"
+        words = list(lexer)
+        ends = [index for index, word in enumerate(words) if word in ("|", ">")]
+        if words:
+            found.append(words[: ends[0]] if ends else words)
+    return found
+
+
+def parsed(words: list[str]) -> click.Context:
+    """Have click read a command line as far as running it."""
+    command: click.Command = cli
+    context = cli.make_context("suanli", list(words))
+    while isinstance(command, click.Group):
+        name, inner, rest = command.resolve_command(context, context._protected_args + context.args)
+        assert inner is not None
+        context = inner.make_context(name, rest, parent=context)
+        command = inner
+    return context
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_of_a_page_are_understood(page: str) -> None:
+    found = commands(page)
+    assert len(found) >= 2
+    for words in found:
+        assert parsed(words).command.name, words
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "yaml")])
+def test_the_job_files_of_a_page_are_good(page: str, tmp_path: Path) -> None:
+    for text in blocks(page, "yaml"):
+        path = tmp_path / "jobs.yaml"
+        path.write_text(text)
+        for job in read_job_file(str(path)).jobs:
+            build_spec({key: value for key, value in job.items() if key != "folder"})
+
+
+def test_links_between_the_pages_lead_somewhere() -> None:
+    for page in [*(HOWTO / f"{name}.md" for name in PAGES), REPOSITORY / "docs/reference/cli.md"]:
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), (page.name, target)
