@@ -54,7 +54,5 @@ pip install --quiet ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} 'torch==2.13.0'
 echo "install: Suanli and its development tools (a few minutes the first time)"
 pip install --quiet --editable '.[dev,algorithms,torch,postgres,s3,kubernetes]'
 
-command -v bwrap >/dev/null 2>&1 ||
-    echo "install: note: bubblewrap (bwrap) is not installed; jobs will run without its sandbox on this machine"
 touch .venv/.installed
 echo "install: done; the command is .venv/bin/suanli"
