@@ -159,13 +159,21 @@ def _stay(state: StateDir, out: Output) -> None:
                     if not processes.is_alive(process):
                         out.note(f"{process.name} has died; starting it again.")
                 if not all(map(processes.is_alive, up.processes.values())):
-                    Launcher(state, _silent).up(Wanted())
+                    _mend(state, out)
         finally:
             for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
                 signal.signal(number, handler)
         with _shown(out, "Stopping") as progress:
             Launcher(state, progress).down()
     out.note("Suanli is down; jobs, results and usage are kept.")
+
+
+def _mend(state: StateDir, out: Output) -> None:
+    try:
+        Launcher(state, _silent).up(Wanted())
+    except LocalError as error:
+        # Another command may be at it, or the machine be short of something for a while: the next look tries again.
+        out.note(str(error))
 
 
 def _state(option: str | None) -> StateDir:

@@ -131,3 +131,19 @@ def test_an_up_that_is_killed_leaves_nothing_that_down_does_not_find(tmp_path: P
     assert leftovers(state) != []
     suanli("down", "--state-dir", str(state))
     assert leftovers(state) == []
+
+
+def test_in_the_foreground_it_mends_itself_and_ends_at_ctrl_c(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    words = command("up", "--state-dir", str(state), "--regions", "east", "--cpus-per-region", "1", "--foreground")
+    with subprocess.Popen(words, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as foreground:
+        wait_for(lambda: (state / "settings.json").exists())
+        before = pids(state)["control-plane"]
+        os.kill(before, signal.SIGKILL)
+        wait_for(lambda: pids(state)["control-plane"] != before)
+        wait_for(lambda: all(part["alive"] for part in status(state)["parts"]))
+        foreground.send_signal(signal.SIGINT)
+        _, said = foreground.communicate(timeout=60)
+    assert foreground.returncode == 0
+    assert "control-plane has died" in said
+    assert leftovers(state) == []
