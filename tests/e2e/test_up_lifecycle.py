@@ -137,7 +137,7 @@ def test_in_the_foreground_it_mends_itself_and_ends_at_ctrl_c(tmp_path: Path) ->
     state = tmp_path / "state"
     words = command("up", "--state-dir", str(state), "--regions", "east", "--cpus-per-region", "1", "--foreground")
     with subprocess.Popen(words, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as foreground:
-        wait_for(lambda: (state / "settings.json").exists())
+        wait_for((state / "settings.json").exists)
         before = pids(state)["control-plane"]
         os.kill(before, signal.SIGKILL)
         wait_for(lambda: pids(state)["control-plane"] != before)
