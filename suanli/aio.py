@@ -135,11 +135,11 @@ class AsyncClient:
         keywords: Mapping[str, Any] | None = None,
         **options: Unpack[JobOptions],
     ) -> AsyncJob:
-        """Submit a call of a Python function; the job's ``result()`` is its value. The options are those of ``submit``."""
+        """Submit a call of a Python function; the job's ``result()`` is its value. Options as for ``submit``."""
         return await self._submit_calls(function, [(arguments, keywords or {})], options)
 
     async def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call a function in a job and return its value, or raise its exception. ``submit_function`` takes options too."""
+        """Call a function in a job and return its value, or raise its exception. ``submit_function`` takes options."""
         return await (await self.submit_function(function, args, kwargs)).result()
 
     async def map(
@@ -247,7 +247,11 @@ class AsyncClient:
                     yield event
                 position = response.sequence
 
-    async def wait_all(self, jobs: Iterable[AsyncJob | str], timeout: float | None = None) -> list[JobInfo]:  # noqa: ASYNC109
+    async def wait_all(
+        self,
+        jobs: Iterable[AsyncJob | str],
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> list[JobInfo]:
         """Wait until all these jobs have ended, however, and return how, in order.
 
         WaitTimeout after ``timeout`` seconds; the jobs go on. A control plane that goes away meanwhile is waited for.
@@ -268,7 +272,7 @@ class AsyncClient:
         return [ended[job_id] for job_id in ids]
 
     async def _wait(self, job_ids: Sequence[str], ended: dict[str, JobInfo]) -> None:
-        """Fill ``ended`` until it has all these jobs. At most half of MAX_WATCHED: an array is watched beside its task."""
+        """Fill ``ended`` until it has all these jobs; at most half of MAX_WATCHED, as tasks' arrays are watched too."""
         waiting: dict[str, JobInfo] = {}
         gate = asyncio.Semaphore(_AT_ONCE)
 

@@ -59,7 +59,7 @@ def mebibytes(value: Amount, field: str) -> int:
     match = _MEMORY.fullmatch(value) if isinstance(value, str) else None
     if match is None or (match[2] and match[2].lower() not in _MEMORY_BYTES):
         raise InvalidArgument(
-            f"{field}: {_shown(value)} is not an amount of memory; give MiB as a whole number, or as in 512MiB or 2GiB.",
+            f"{field}: {_shown(value)} is not an amount of memory; give MiB as a whole number, or 512MiB, 2GiB.",
             field=field,
         )
     bytes_ = Decimal(match[1]) * (_MEMORY_BYTES[match[2].lower()] if match[2] else 1 << 20)

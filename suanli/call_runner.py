@@ -1,4 +1,4 @@
-"""Runs inside a job: calls the function in ``call.pkl`` and leaves its value, or its exception, in the results folder."""
+"""Runs inside a job: calls the function in ``call.pkl`` and leaves its value or exception in the results folder."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ class Client:
         return self._wrap(self._loop.run(self._async.submit_function(function, arguments, keywords, **options)))
 
     def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call a function in a job and return its value, or raise its exception. ``submit_function`` takes options too."""
+        """Call a function in a job and return its value, or raise its exception. ``submit_function`` takes options."""
         return self._loop.run(self._async.run(function, *args, **kwargs))
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any], **options: Unpack[JobOptions]) -> list[Any]:
@@ -253,7 +253,7 @@ class Job:
         return [Job(self._client, self._loop, task) for task in self._loop.run(self._job.tasks())]
 
     def logs(self, *, follow: bool = False, rank: int = 0, attempt: int = 0, stream: str = "") -> Iterator[LogLine]:
-        """Yield the lines of one replica's log; ``follow``: until the attempt ends. ``stream``: stdout, stderr or both."""
+        """Yield the lines of one replica's log; ``follow``: until the attempt ends. ``stream``: stdout or stderr."""
         return self._loop.iterate(self._job.logs(follow=follow, rank=rank, attempt=attempt, stream=stream))
 
     def log_chunks(

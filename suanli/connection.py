@@ -1,4 +1,4 @@
-"""A connection to the control plane: the services' stubs, the caller's key on every call, and failures as our errors."""
+"""A connection to the control plane: the services' stubs, the key on every call, and failures as our errors."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ class Backoff:
 class Connection:
     """The stubs ``jobs``, ``admin``, ``usage`` and ``regions`` on one channel.
 
-    Every call carries the key. Every failure, of a stub's method as of ``call``, is a ``SuanliError``; ``call`` also tries
-    again. Made by ``connect`` inside a running event loop, and used within that loop only.
+    Every call carries the key. Every failure, of a stub's method as of ``call``, is a ``SuanliError``; ``call`` also
+    tries again. Made by ``connect`` inside a running event loop, and used within that loop only.
     """
 
     def __init__(self, settings: Settings, patience_s: float = PATIENCE_S) -> None:
@@ -111,7 +111,7 @@ class Connection:
         idempotent: bool = False,
         timeout_s: float | None = TIMEOUT_S,
     ) -> Response:
-        """Call a method; an ``idempotent`` one again, for ``patience_s`` seconds, while the control plane is unavailable.
+        """Call a method; an ``idempotent`` one again for ``patience_s`` seconds while the server is unavailable.
 
         ``timeout_s`` bounds each try. Reads are idempotent; so is a submission that carries a request_id.
         """
@@ -146,8 +146,8 @@ class Connection:
     async def resume(self, method: Streaming[Request, Item], ask: Callable[[], Request]) -> AsyncGenerator[Item, None]:
         """The answers of a streaming method, opened again where ``ask`` says whenever the control plane goes away.
 
-        Before the first answer it gives up after ``patience_s`` seconds of pauses, so that a wrong address shows; after it,
-        never: what is waited for may take days, and the caller has a clock of its own.
+        Before the first answer it gives up after ``patience_s`` seconds of pauses, so that a wrong address shows; after
+        it, never: what is waited for may take days, and the caller has a clock of its own.
         """
         backoff = Backoff()
         left_s = self.patience_s

@@ -38,8 +38,8 @@ _SERVER_DOMAIN: Final = "suanli"
 class SuanliError(Exception):
     """Base of all errors of the SDK.
 
-    ``message`` is a sentence for people, ``reason`` an UPPER_SNAKE_CASE constant for programs, ``field`` the path of the
-    field at fault ("jobs[0].resources.cpu_milli") or empty; ``exit_code`` is what a command should end with.
+    ``message`` is a sentence for people, ``reason`` an UPPER_SNAKE_CASE constant for programs, ``field`` the path of
+    the field at fault ("jobs[0].resources.cpu_milli") or empty; ``exit_code`` is what a command should end with.
     """
 
     default_reason: ClassVar[str] = "ERROR"

@@ -1,7 +1,8 @@
 """Working folders: which files go along, and the manifest that names them by content.
 
-A ``.suanliignore`` in the folder leaves files out, in the form of a .gitignore: one pattern a line, ``#`` comments, ``!``
-takes back, a leading ``/`` ties to the folder, a trailing ``/`` means folders only, ``*``, ``?``, ``[...]`` and ``**``.
+A ``.suanliignore`` in the folder leaves files out, in the form of a .gitignore: one pattern a line, ``#`` comments,
+``!`` takes back, a leading ``/`` ties to the folder, a trailing ``/`` means folders only, ``*``, ``?``, ``[...]`` and
+``**``.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def pack(folder: Path) -> PackedFolder:
         files.append((name, path))
         if len(files) > MAX_FILES:
             raise FolderError(
-                f"{folder} has more than {MAX_FILES:,} files; leave some out with {IGNORE_FILE}, or name a smaller folder."
+                f"{folder} has more than {MAX_FILES:,} files; leave some out with {IGNORE_FILE}, or name a smaller one."
             )
     return pack_files(files)
 

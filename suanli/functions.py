@@ -1,6 +1,6 @@
 """Python functions as jobs: the call travels in a working folder, its value or exception comes back in the results.
 
-Both are pickles. What a job returns is unpickled by who fetches it, so ask only for results of jobs whose authors you trust;
+Both are pickles. What a job returns is unpickled by who fetches it, so ask only for results of authors you trust;
 ``result()`` does so for jobs of the caller alone.
 """
 
@@ -47,8 +47,8 @@ def pack_call(function: Callable[..., Any], calls: Sequence[tuple[Sequence[Any],
     content = pickle.dumps(call, protocol=5)
     if len(content) > MAX_CALL_BYTES:
         raise InvalidArgument(
-            f"The function and its arguments have {len(content):,} bytes; {MAX_CALL_BYTES:,} are the most. Put large data "
-            "into files or data sets.",
+            f"The function and its arguments have {len(content):,} bytes; {MAX_CALL_BYTES:,} are the most. Put large "
+            "data into files or data sets.",
             field="function",
         )
     runner = resources.files("suanli").joinpath("call_runner.py").read_bytes()
@@ -95,7 +95,7 @@ def load_value(content: bytes) -> Any:
 
 
 def failure(info: JobInfo, content: bytes | None) -> Exception:
-    """Return what to raise for a function's job that failed: its exception, caused by a RemoteError with the traceback."""
+    """What to raise for a function's job that failed: its exception, caused by a RemoteError with the traceback."""
     plain: JobError = failure_of(info)
     if content is None:
         return plain

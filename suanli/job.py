@@ -62,7 +62,7 @@ class AsyncJob:
     async def logs(
         self, *, follow: bool = False, rank: int = 0, attempt: int = 0, stream: str = ""
     ) -> AsyncGenerator[LogLine, None]:
-        """Yield the lines of one replica's log; ``follow``: until the attempt ends. ``stream``: stdout, stderr or both."""
+        """Yield the lines of one replica's log; ``follow``: until the attempt ends. ``stream``: stdout or stderr."""
         lines = Lines()
         async with aclosing(self.log_chunks(follow=follow, rank=rank, attempt=attempt, stream=stream)) as chunks:
             async for chunk in chunks:
@@ -106,12 +106,16 @@ class AsyncJob:
         """Copy its results, or only some files or folders of them, into a folder; returns their paths."""
         return await transfer.fetch(self._client.connection, self.id, Path(destination), only)
 
-    async def result(self, destination: str | os.PathLike[str] | None = None, timeout: float | None = None) -> Any:  # noqa: ASYNC109
+    async def result(
+        self,
+        destination: str | os.PathLike[str] | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> Any:
         """Wait, then return a function's value, or the folder into which the results of any other job were fetched.
 
-        ``destination`` defaults to ``suanli-results/<job id>``. Raises a JobError when the job did not succeed, or what the
-        function raised, with a RemoteError that holds its traceback as the cause. An array's tasks have results of their
-        own: see ``tasks``.
+        ``destination`` defaults to ``suanli-results/<job id>``. Raises a JobError when the job did not succeed, or what
+        the function raised, with a RemoteError that holds its traceback as the cause. An array's tasks have results of
+        their own: see ``tasks``.
         """
         info = await self.wait(timeout)
         if info.proto.HasField("array"):
@@ -132,7 +136,7 @@ class AsyncJob:
         me = await self._client.whoami()
         if info.user != me.user:
             raise PermissionDenied(
-                f"Job {self.id} is of {info.user}: its value is a pickle, which could run code of theirs here; use fetch.",
+                f"Job {self.id} is of {info.user}: its value is a pickle, which could run their code here; use fetch.",
                 reason="NOT_YOUR_JOB",
                 field="job_id",
             )

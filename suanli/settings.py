@@ -1,4 +1,4 @@
-"""Where the control plane is and with which key: from arguments, the environment, a profile file or a local deployment."""
+"""Where the control plane is and with which key: from arguments, environment, profile file or local deployment."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Settings:
     """A control plane's address, the caller's key, and the certificates to trust.
 
     ``ca`` is a PEM file; empty: plaintext to this machine itself, and the system's authorities for all others.
-    ``origin`` says for people where the address was found. ``institution`` is for jobs that name none: the admin's key of
-    ``suanli up`` belongs to no institution, which a job must.
+    ``origin`` says for people where the address was found. ``institution`` is for jobs that name none: the admin's
+    key of ``suanli up`` belongs to no institution, which a job must.
     """
 
     address: str

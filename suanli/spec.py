@@ -101,7 +101,7 @@ WORKLOADS = ("command", "shell", "script", "module", "algorithm")
 
 
 def build_spec(options: Mapping[str, Any], working_folder: str = "") -> jobs_pb2.JobSpec:
-    """Make a specification. ``working_folder`` is the uploaded folder's manifest. Raises InvalidArgument with a field."""
+    """Make a specification. ``working_folder``: the uploaded folder's manifest. Raises InvalidArgument with a field."""
     check_names(options)
     spec = jobs_pb2.JobSpec(working_folder=working_folder)
     _workload(spec, options)

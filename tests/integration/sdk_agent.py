@@ -1,4 +1,4 @@
-"""A server process with a small agent beside it that really runs the commands it is given, one replica each, on this machine."""
+"""A server process with a small agent beside it that really runs, on this machine, the commands it is given."""
 
 from __future__ import annotations
 
