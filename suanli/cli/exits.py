@@ -1,4 +1,4 @@
-"""Exit codes. ``suanli submit --wait``, ``suanli wait`` and ``suanli logs --follow`` end with the job's own fate instead."""
+"""Exit codes. ``submit --wait``, ``wait`` and ``logs --follow`` end with the job's own fate instead."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def has_ended(job: jobs_pb2.Job) -> bool:
 def of_job(job: jobs_pb2.Job) -> int:
     """The exit code that tells the fate of a job that has ended.
 
-    The program's own code when it failed with 1 to 125, 128 + the signal's number when a signal ended it, as a shell has it.
+    The program's own code when it failed with 1 to 125, and, as in a shell, 128 + the number of a signal that ended it.
     """
     if job.state == common_pb2.JOB_STATE_SUCCEEDED:
         return OK

@@ -113,7 +113,7 @@ def unit_hours(unit_ms: str, units: int = 1000) -> str:
 
 
 def parse_instant(text: str, now: int) -> int:
-    """Milliseconds of ``2026-10``, ``2026-10-01``, ``2026-10-01T08:30[:00][Z|+08:00]`` or ``7d`` (ago); UTC unless it says.
+    """Milliseconds of ``2026-10``, ``2026-10-01``, ``2026-10-01T08:30Z`` or ``7d`` (ago); UTC unless it says.
 
     Raises ``ValueError`` with a sentence that says what to write.
     """

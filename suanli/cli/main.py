@@ -1,4 +1,4 @@
-"""The group of all commands. Each command's module is imported when it is asked for, so that ``suanli --help`` stays quick."""
+"""The group of all commands. A command's module is imported when it is asked for, so that each starts quickly."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ SECTIONS: dict[str, dict[str, str]] = {
 
 
 class Commands(click.Group):
-    """The group: finds commands lazily, prints them by section, and ends every known failure with a sentence and a code."""
+    """Finds commands lazily, prints them by section, and ends every known failure with a sentence and a code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names, in the order of the sections."""
@@ -98,7 +98,7 @@ class Commands(click.Group):
                 formatter.write_dl(rows)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run; failures that a person can do something about become click's own exceptions, which print no traceback."""
+        """Run; failures that a person can do something about become click's own, which print no traceback."""
         try:
             return super().invoke(ctx)
         except Failure:

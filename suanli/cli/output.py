@@ -1,7 +1,8 @@
 """What commands print: tables for people; JSON and YAML for programs, with the field names of the protos.
 
 In data, integers are integers, instants are milliseconds since 1970 UTC, enum values go by their short names
-("RUNNING"; null when unspecified) and unset messages are null. Only results go to stdout; notes and errors go to stderr.
+("RUNNING"; null when unspecified) and unset messages are null. Only results go to stdout; notes and errors go to
+stderr.
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ class Output:
 
     @contextmanager
     def progress(self, text: str) -> Iterator[Callable[[str], None]]:
-        """Show on a terminal that something goes on; gives a function that changes the words. Elsewhere nothing is shown."""
+        """Show on a terminal, and only there, that something goes on; gives a function that changes the words."""
         notes = self.notes
         if not notes.is_terminal:
             yield lambda words: None
@@ -240,7 +241,7 @@ def to_data(message: Message) -> dict[str, Any]:
 
 
 def short_name(enum: EnumDescriptor, number: int) -> str | None:
-    """ "RUNNING" for JOB_STATE_RUNNING; None for the unspecified; the number as text when this version does not know it."""
+    """``RUNNING`` for JOB_STATE_RUNNING; None for the unspecified; an unknown number as text."""
     if number == 0:
         return None
     value = enum.values_by_number.get(number)

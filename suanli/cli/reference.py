@@ -17,17 +17,17 @@ _HEAD = """# The command line
 
 <!-- Written by `python -m suanli.cli.reference`; change the commands, not this page. -->
 
-`suanli [GLOBAL OPTIONS] COMMAND [OPTIONS] [ARGS]`. Results go to stdout; notes, progress and errors go to stderr. Reading
-commands take `-o table|json|yaml`. JSON and YAML have the field names of the [contract](../../protos/suanli/v1): integers are
-integers, instants are milliseconds since 1970 UTC (names end in `_ms`), enum values go by their short names (`RUNNING`), and
-what is not set is `null`. `watch -o json` prints an event a line. Nothing ever asks a question, so every command can stand in
-a script.
+`suanli [GLOBAL OPTIONS] COMMAND [OPTIONS] [ARGS]`. Results go to stdout; notes, progress and errors go to stderr.
+Reading commands take `-o table|json|yaml`. JSON and YAML have the field names of the
+[contract](../../protos/suanli/v1): integers are integers, instants are milliseconds since 1970 UTC (names end in
+`_ms`), enum values go by their short names (`RUNNING`), and what is not set is `null`. `watch -o json` prints an
+event a line. Nothing ever asks a question, so every command can stand in a script.
 """
 _EXITS_TEXT = """
-`submit --wait`, `submit --follow`, `wait` and `logs --follow` exit with the job's own fate: 0 when it succeeded; its program's
-exit code when that is 1 to 125; 128 + the signal's number when a signal ended it; 124 when its max runtime passed; 130 when it
-was cancelled; 1 when it failed otherwise. Of several jobs, the first that did not succeed decides. A job's own code may be one
-of those above; `suanli show JOB -o json` tells them apart.
+`submit --wait`, `submit --follow`, `wait` and `logs --follow` exit with the job's own fate: 0 when it succeeded; its
+program's exit code when that is 1 to 125; 128 + the signal's number when a signal ended it; 124 when its max runtime
+passed; 130 when it was cancelled; 1 when it failed otherwise. Of several jobs, the first that did not succeed
+decides. A job's own code may be one of those above; `suanli show JOB -o json` tells them apart.
 """
 _COMPLETION = """
 ## Completion

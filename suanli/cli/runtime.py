@@ -70,7 +70,7 @@ class Link:
         return await self.connection.call(self._method(method), request, idempotent=idempotent)
 
     def stream(self, method: str, ask: Callable[[], Message]) -> AsyncGenerator[Any, None]:
-        """Read a stream, opened again as ``ask`` says whenever the control plane goes away. See ``Connection.resume``."""
+        """Read a stream, opened again as ``ask`` says whenever the control plane goes away."""
         return self.connection.resume(self._method(method), ask)
 
     async def watch(self, request: jobs_pb2.WatchJobsRequest) -> AsyncGenerator[jobs_pb2.WatchJobsResponse, None]:

@@ -126,8 +126,8 @@ async def submit(
 ) -> None:
     """Submit jobs; prints their ids, each on a line.
 
-    What to run is a command after --, or one of --shell, --script, --module, --algorithm, or -f FILE. Arguments after --
-    belong to --script or --module when one is given. Other options change every job of a file.
+    What to run is a command after --, or one of --shell, --script, --module, --algorithm, or -f FILE. Arguments after
+    -- belong to --script or --module when one is given. Other options change every job of a file.
 
     \b
     suanli submit --cpus 2 --memory 4GiB -- python -c 'print(6 * 7)'

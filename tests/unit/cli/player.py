@@ -1,10 +1,10 @@
-"""A platform of its own process for tests of clients: the real API over a store in memory, and an agent that plays jobs.
+"""A platform of its own process: the real API over a store in memory, and an agent that plays jobs.
 
-``python -m tests.unit.cli.player FOLDER`` prints a line of JSON ({"address", "keys": {user: key}}) when it is ready, and
-ends when its standard input does. What a job's command says is what becomes of it:
+``python -m tests.unit.cli.player FOLDER`` prints a line of JSON ({"address", "keys": {user: key}}) when it is
+ready, and ends when its standard input does. What a job's command says is what becomes of it:
 
-``true`` succeeds, ``exit N`` ends with that code, ``signal N`` by that signal, ``stay`` runs until it is cancelled, ``log TEXT``
-writes TEXT to stdout and "warn" to stderr and succeeds, ``leave TEXT`` succeeds with the result file ``out/text``.
+``true`` succeeds, ``exit N`` ends with that code, ``signal N`` by that signal, ``stay`` runs until it is cancelled,
+``log TEXT`` writes TEXT to stdout and "warn" to stderr and succeeds, ``leave TEXT`` succeeds with the result ``out/text``.
 """
 
 from __future__ import annotations

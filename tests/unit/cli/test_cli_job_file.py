@@ -70,7 +70,7 @@ after: [0]
             "2 jobs are named 'a'",
         ),
         ("name: a\ncommand: [x]\nafter: b\n---\nname: b\ncommand: [x]\nafter: a\n", 3, "form a cycle"),
-        ("command: [x]\nafter_any:\n  - 5\n", 3, "after_any"),
+        ("command: [x]\nafter_any:\n  - 5\n", 3, "out of range"),
         ("command: [x]\nmax_runtime: 5ms\n", 2, "max_runtime:"),
         ("command: [x]\nproject: Not A Slug\n", 2, "project:"),
         ("command: &a [*a]\n", 1, "contains itself"),
