@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from scheduler.domain.states import ACTIVE, PENDING, JobState
 from scheduler.planning.explain import explain as explain_place
 from scheduler.planning.types import Explanation, PendingJob, Policy
 from scheduler.service.contract import JobExplanation
 from scheduler.service.model import Job
 from scheduler.service.state import State
+from scheduler.service.submitting import sentence
 
 
 def explain(state: State, policy: Policy, job: Job) -> JobExplanation:
@@ -33,7 +36,8 @@ def explain(state: State, policy: Policy, job: Job) -> JobExplanation:
     if job not in state.queue:
         return JobExplanation(record, _array(job), ())
     place = PendingJob(job.submit_ms, job.job_no, max(1, job.startable_tasks))
-    return JobExplanation(record, explain_place(state.snapshot(), policy, state.now(), (job.group, place)), ())
+    explained = explain_place(state.snapshot(), policy, state.now(), (job.group, place))
+    return JobExplanation(record, replace(explained, message=sentence(explained.message)), ())
 
 
 def _array(job: Job) -> Explanation:

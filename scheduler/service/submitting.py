@@ -203,17 +203,18 @@ def _check_shape(state: State, spec: JobSpec, field: str) -> None:
     found = could_ever_fit(state.pools, spec.shape)
     if isinstance(found, Infeasible):
         raise FailedPrecondition(
-            _sentence(found.message),
+            sentence(found.message),
             reason="NEVER_FITS",
             field=f"{field}.resources",
             metadata={"nearest_pool": str(found.pool)}
             | {f"lacking_{name}": str(amount) for name, amount in found.lacking.items()},
         )
     if isinstance(found, UnknownPlace) and spec.shape.pools and state.pools:
-        raise InvalidArgument(_sentence(found.message), reason="POOL_NOT_FOUND", field=f"{field}.pools")
+        raise InvalidArgument(sentence(found.message), reason="POOL_NOT_FOUND", field=f"{field}.pools")
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """A planner's words as a sentence: a capital at the beginning, a full stop at the end."""
     return text[:1].upper() + text[1:].rstrip(".") + "."
 
 
