@@ -13,7 +13,7 @@ from suanli.cli import exits
 from suanli.cli.follow import detachable
 from suanli.cli.output import plain_output
 from suanli.cli.runtime import Failure, Link, connected
-from suanli.errors import FailedPrecondition
+from suanli.errors import FailedPrecondition, NotFound
 
 BOTH, STDOUT, STDERR = jobs_pb2.LOG_STREAM_UNSPECIFIED, jobs_pb2.LOG_STREAM_STDOUT, jobs_pb2.LOG_STREAM_STDERR
 _MAX_RANK = 4_095
@@ -55,19 +55,20 @@ async def logs(
     click.get_current_context().exit(exits.of_job(ended))
 
 
-async def follow_job(link: Link, request: jobs_pb2.TailLogsRequest) -> jobs_pb2.Job:
-    """Print the logs of all attempts of a job from the newest on, until it has ended; returns it as it ended."""
+async def follow_job(link: Link, request: jobs_pb2.TailLogsRequest, first: int = 0) -> jobs_pb2.Job:
+    """Print the logs of a job's attempts, from ``first`` on (0: the newest), until it has ended; the job as it ended."""
     job = await link.job(request.job_id)
     if job.HasField("array"):
         raise Failure(f"{job.id} is an array; each task has a log of its own: suanli logs {job.id}.0", exits.USAGE)
-    printed = 0
+    following = first or max(1, job.attempt)
     async with aclosing(_attempts(link, job)) as attempts:
         async for job in attempts:
-            if job.attempt > printed:
-                printed = job.attempt
-                request.attempt = printed
-                if await _print_attempt(link, request):
+            # Short attempts may have come and gone between two looks at the job.
+            while following <= job.attempt:
+                request.attempt = following
+                if await _print_attempt(link, request, newest=following == job.attempt):
                     request.offset = 0
+                following += 1
     return job
 
 
@@ -88,11 +89,15 @@ async def _attempts(link: Link, job: jobs_pb2.Job) -> AsyncGenerator[jobs_pb2.Jo
                 return
 
 
-async def _print_attempt(link: Link, request: jobs_pb2.TailLogsRequest) -> bool:
-    """Print the log of an attempt until it ends; False when it ended before its processes were started."""
+async def _print_attempt(link: Link, request: jobs_pb2.TailLogsRequest, newest: bool) -> bool:
+    """Print the log of an attempt until it ends; False when there is none: it never started, or is no longer kept."""
     try:
         await print_log(link, request)
     except FailedPrecondition:
+        return False
+    except NotFound:
+        if newest:
+            raise
         return False
     return True
 

@@ -160,7 +160,7 @@ async def _then(link: Link, ids: list[str], wait: bool, follow: bool, timeout_ms
     if follow:
         out.note(f"Submitted {ids[0]}.")
         with detachable(out, ids):
-            job = await follow_job(link, jobs_pb2.TailLogsRequest(job_id=ids[0], follow=True))
+            job = await follow_job(link, jobs_pb2.TailLogsRequest(job_id=ids[0], follow=True), first=1)
         click.get_current_context().exit(exits.of_job(job))
     if out.form == "table":
         for job_id in ids:

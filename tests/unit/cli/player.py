@@ -4,7 +4,8 @@
 ready, and ends when its standard input does. What a job's command says is what becomes of it:
 
 ``true`` succeeds, ``exit N`` ends with that code, ``signal N`` by that signal, ``stay`` runs until it is cancelled,
-``log TEXT`` writes TEXT to stdout and "warn" to stderr and succeeds, ``leave TEXT`` succeeds with the result ``out/text``.
+``log TEXT`` writes TEXT to stdout and "warn" to stderr and succeeds, ``leave TEXT`` succeeds with the result ``out/text``,
+``fail TEXT`` writes like ``log``, with the attempt's number for ATTEMPT, and fails.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Player(Agent):
 
     def __init__(self, api: Api) -> None:
         super().__init__(api)
-        self._logs: dict[str, dict[int, bytes]] = {}
+        self._logs: dict[tuple[str, int], dict[int, bytes]] = {}
         self._writing = asyncio.Lock()
 
     async def send(self, **message: Any) -> None:
@@ -72,13 +73,16 @@ class Player(Agent):
     async def _begin(self, launch: regions_pb2.Launch) -> None:
         word, text = launch.argv[0], " ".join(launch.argv[1:])
         logs = {jobs_pb2.LOG_STREAM_STDOUT: b"", jobs_pb2.LOG_STREAM_STDERR: b""}
-        if word == "log":
+        if word in ("log", "fail"):
+            text = text.replace("ATTEMPT", str(launch.attempt))
             logs = {jobs_pb2.LOG_STREAM_STDOUT: f"{text}\n".encode(), jobs_pb2.LOG_STREAM_STDERR: b"warn\n"}
-        self._logs[launch.job_id] = logs
+        self._logs[launch.job_id, launch.attempt] = logs
         await self.started(launch)
         failed = common_pb2.ATTEMPT_OUTCOME_FAILED
         if word == "exit":
             await self._finish(launch, failed, exit_code=int(text))
+        elif word == "fail":
+            await self._finish(launch, failed, exit_code=1)
         elif word == "signal":
             await self._finish(launch, failed, exit_signal=int(text))
         elif word != "stay":
@@ -97,7 +101,7 @@ class Player(Agent):
         self._launched = [ref for ref in self._launched if ref.job_id != one.job_id]
 
     async def _answer(self, request: regions_pb2.LogRequest) -> None:
-        whole = self._logs.get(request.job_id, {}).get(request.stream, b"")
+        whole = self._logs.get((request.job_id, request.attempt), {}).get(request.stream, b"")
         start = max(0, len(whole) + request.offset) if request.offset < 0 else request.offset
         await self.log(request, start, whole[start:], end=True)
 

@@ -59,6 +59,15 @@ def test_follow_prints_the_log_alone_on_stdout(platform: Platform) -> None:
     assert platform.run("logs", "-f", job).stdout == "hello there\n"
 
 
+def test_follow_prints_every_attempt_once(platform: Platform) -> None:
+    for _ in range(5):
+        result = platform.run("submit", "--follow", "--retries", "2", "fail", "try", "ATTEMPT", code=1)
+        assert result.stdout == "try 1\ntry 2\ntry 3\n"
+    job = result.stderr.split()[1].rstrip(".")
+    assert platform.run("logs", "-f", job, code=1).stdout == "try 3\n"
+    assert platform.run("logs", job, "--attempt", "2").stdout == "try 2\n"
+
+
 def test_ps_filters_and_its_forms_agree(platform: Platform) -> None:
     mine = platform.submit("--name", "marked", "--label", "run=ps", "--wait", "true")
     other = platform.submit("--name", "other", "--label", "run=ps", "--wait", "true", user="abe")
