@@ -91,7 +91,11 @@ class Histories(RuleBasedStateMachine):
         }
         array = {"size": size, "max_parallel": max_parallel} if size else {}
         self.requests += 1
-        specs = [spec(after=after, **array, **values), spec(values["institution"], after={0: 1})]
+        specs = [
+            spec(after=after, **array, **values),
+            spec(values["institution"], after={0: 1}),
+            spec(values["institution"], after={0: 2, 1: 2}),
+        ]
         try:
             self.ids += self.site.submit(*specs, request_id=f"r{self.requests}")
         except FailedPrecondition as error:

@@ -13,13 +13,16 @@ OK, ANY = 1, 2
 O = AttemptOutcome  # noqa: E741
 
 
-def test_a_job_waits_for_all_it_depends_on(site: Site) -> None:
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_job_waits_for_all_it_depends_on(site: Site, restart: bool) -> None:
     a, b, c = site.submit(spec(), spec(), spec(after={0: OK, 1: OK}))
     assert site.reason(c) == (JobState.HELD, "DEPENDENCY")
     explained = site.engine.explain(c)
     assert explained is not None
     assert explained.waiting_for == (a, b)
     site.east.finished(a)
+    if restart:
+        site.restart()
     assert site.state(c) is JobState.HELD
     assert launches(site.east.finished(b)) == [c]
 

@@ -18,6 +18,7 @@ from scheduler.domain.spec import JobSpec
 from scheduler.domain.states import JobState
 from scheduler.service import tenants
 from scheduler.service.state import Settings
+from scheduler.store import memory
 from tests.unit.service.harness import SETTINGS, Site, make, node, spec
 
 OK, ANY = 1, 2
@@ -212,6 +213,14 @@ class TestRequestIds:
         assert site.engine.find_request(make([spec()], "r0")) is None
         assert site.engine.find_request(make([spec()], "r1")) is not None
         assert site.store.find_request("ada", "r0") is not None
+
+    def test_a_restart_that_loads_only_the_newest_says_so(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        for number in range(3):
+            site.submit(spec(), request_id=f"r{number}")
+        monkeypatch.setattr(memory, "REQUESTS_LOADED", 2)
+        site.restart()
+        assert not site.engine.state.requests_complete
+        assert set(site.engine.state.requests) == {("ada", "r1"), ("ada", "r2")}
 
     def test_a_refused_submission_leaves_its_request_id_free(self, site: Site) -> None:
         refused(site, NotFound, spec("nowhere"), request_id="r1")
