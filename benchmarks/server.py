@@ -1,20 +1,16 @@
-"""A control plane of its own for a benchmark: started, asked for its ports, and stopped by its process id."""
+"""What a benchmark measures: a control plane of its own, or a whole platform, ended by process id afterwards."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-START_S = 60
+from tests.support.platform import Daemon
+from tests.support.platform import running_platform as running_parts
 
 
 @dataclass(frozen=True)
@@ -23,8 +19,6 @@ class Server:
 
     address: str
     key: str
-    pid: int
-    folder: Path
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -33,39 +27,30 @@ class Server:
 
 
 @contextmanager
-def running_server(database_url: str = "", **settings: object) -> Iterator[Server]:
-    """Start ``python -m scheduler.server`` on free loopback ports with an empty store, and end it afterwards."""
+def running_server(database_url: str = "") -> Iterator[Server]:
+    """A control plane with an empty store and no region."""
     with tempfile.TemporaryDirectory(prefix="suanli-bench-") as name:
         folder = Path(name)
-        config = {
+        settings: dict[str, object] = {
             "listen": "127.0.0.1:0",
             "metrics_listen": "127.0.0.1:0",
             "state_dir": str(folder / "state"),
             "bootstrap_admin_key_file": str(folder / "admin.key"),
-            "ready_file": str(folder / "ready.json"),
-            **settings,
         }
         if database_url:
-            config["database_url"] = database_url
-        (folder / "server.yaml").write_text(yaml.safe_dump(config))
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "scheduler.server", "--config", str(folder / "server.yaml")], stderr=log
-            )
-            try:
-                ready = _wait(folder, process)
-                key = (folder / "admin.key").read_text().strip()
-                yield Server(ready["listen"], key, process.pid, folder)
-            finally:
-                process.terminate()
-                process.wait(30)
+            settings["database_url"] = database_url
+        daemon = Daemon("scheduler.server", folder / "server", settings, {})
+        try:
+            ready = json.loads(daemon.start())
+            yield Server(ready["listen"], (folder / "admin.key").read_text().strip())
+        finally:
+            daemon.end()
 
 
-def _wait(folder: Path, process: subprocess.Popen[bytes]) -> dict[str, str]:
-    deadline = time.monotonic() + START_S
-    while not (folder / "ready.json").exists():
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise SystemExit(f"the control plane did not start:\n{(folder / 'log').read_text()[-4000:]}")
-        time.sleep(0.05)
-    ready: dict[str, str] = json.loads((folder / "ready.json").read_text())
-    return ready
+@contextmanager
+def running_platform(cpus: int) -> Iterator[Server]:
+    """A control plane, one region's Ray cluster of one node that declares ``cpus`` cores, and its agent."""
+    with tempfile.TemporaryDirectory(prefix="suanli-bench-") as name:
+        defaults = {"heartbeat_interval_ms": 5_000, "lease_ttl_ms": 30_000}
+        with running_parts(Path(name), cpus=cpus, memory_mib=64 * 1024, **defaults) as platform:
+            yield Server(platform.address, platform.keys["admin"])

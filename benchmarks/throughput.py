@@ -15,8 +15,7 @@ import uuid
 
 import grpc
 
-from benchmarks.platform import running_platform
-from benchmarks.server import Server
+from benchmarks.server import Server, running_platform
 from protos.suanli.v1 import admin_pb2, admin_pb2_grpc, common_pb2, jobs_pb2, jobs_pb2_grpc, usage_pb2, usage_pb2_grpc
 
 

@@ -32,6 +32,9 @@ def end_attempt(state: State, attempt: Attempt, report: Finished, end_ms: int) -
     job.results = report.results or job.results
     job.checkpoint = report.checkpoint or job.checkpoint
     _move_on(state, job, report)
+    if job.state in TERMINAL:
+        # When it ended, which may be well before the control plane heard of it.
+        job.end_ms = attempt.end_ms
 
 
 def _move_on(state: State, job: Job, report: Finished) -> None:

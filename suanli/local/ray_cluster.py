@@ -115,7 +115,16 @@ class LocalRayCluster:
         }
 
     def start(self) -> None:
-        """Start the head node; raises RayClusterError when it is not up within a minute."""
+        """Start the head node; raises RayClusterError when Ray has failed twice, or is not up within a minute.
+
+        On a busy machine Ray's own helpers now and then give up on one another at the start; a second try is then enough.
+        """
+        try:
+            self._start_once()
+        except RayClusterError:
+            self._start_once()
+
+    def _start_once(self) -> None:
         # Ray opens its own folder, the one below, to all users, and every client of it does so again.
         self.temp_dir.mkdir(parents=True, exist_ok=True)
         self.temp_dir.chmod(0o700)
