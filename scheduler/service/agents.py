@@ -113,6 +113,8 @@ def _take_nodes(state: State, region: Region, report: StateReport) -> None:
         if before is not None and before.is_as(node_report):
             continue
         node = Node.from_report(region.region, node_report, before)
+        if before is None:
+            _stay_drained(state, node, reported)
         # From the attempts, not from what seemed free: a GPU that went away may have come back with its attempt on it.
         for launch_seq in node.attempts:
             attempt = state.attempts[launch_seq]
@@ -130,13 +132,27 @@ def _take_nodes(state: State, region: Region, report: StateReport) -> None:
 
 
 def _node_gone(state: State, node: Node) -> None:
-    """A node the agent no longer sees takes no work; it is forgotten when nothing is held on it any more."""
-    if not node.attempts:
+    """A node the agent no longer sees takes no work; it is forgotten when nothing is held on it any more.
+
+    One that is drained is remembered, so that it stays so over a restart of its Ray node, which gives it another id.
+    """
+    if not node.attempts and not node.view.draining:
         state.drop_node(node)
     elif node.view.up:
         node.view = replace(node.view, up=False)
         state.show_node(node)
         state.touch_node(node)
+
+
+def _stay_drained(state: State, node: Node, reported: set[str]) -> None:
+    """A node that is new by its id, but has the name of a drained one that went, is that one."""
+    for earlier in list(state.nodes.values()):
+        view = earlier.view
+        same = (view.region, view.name) == (node.view.region, node.view.name) and view.node_id not in reported
+        if same and view.draining:
+            node.view = replace(node.view, draining=True)
+            if not earlier.attempts:
+                state.drop_node(earlier)
 
 
 def _reconcile(state: State, region: Region, report: StateReport) -> None:

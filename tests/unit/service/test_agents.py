@@ -290,6 +290,21 @@ class TestNodes:
         tenants.drain_node(site.engine.state, found, False, False, "op")
         assert launches(site.turn()) == [waiting]
 
+    @pytest.mark.parametrize("gone_between", [False, True])
+    def test_a_drained_node_stays_so_when_it_comes_back_under_another_id(self, site: Site, gone_between: bool) -> None:
+        found = tenants.find_node(site.engine.state, "east", "n1")
+        tenants.drain_node(site.engine.state, found, True, False, "op")
+        (old,) = site.east.nodes
+        if gone_between:
+            site.east.nodes = []
+            site.east.report()
+            site.restart()
+        site.east.nodes = [replace(old, node_id="n1-again")]
+        site.east.report()
+        assert [n.view.draining for n in site.engine.state.nodes.values()] == [True]
+        site.submit_one()
+        assert not launches(site.turn())
+
     def test_eviction_stops_what_runs_and_queues_it_again(self, site: Site) -> None:
         site.east.nodes.append(node("n2"))
         ids = site.submit(spec(cpu=8_000), spec(cpu=8_000))
