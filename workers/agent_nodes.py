@@ -1,4 +1,4 @@
-"""Carries out what the core asks of nodes: launches and stops in batches per node, ports, merged results."""
+"""Carries out what the core asks of nodes: launches and stops in batches per node, ports, merged results and logs."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class NodeLines:
         self._task(self._port(effect))
 
     def merge(self, effect: MergeResults) -> None:
-        """Merge the results of a gang."""
+        """Merge what the ranks of a gang left."""
         self._task(self._merge(effect))
 
     async def close(self) -> None:
@@ -188,13 +188,21 @@ class NodeLines:
         self._answer(PortAllocated(effect.job_id, effect.attempt, port, error))
 
     async def _merge(self, effect: MergeResults) -> None:
+        errors: list[str] = []
+        async with self._merging:
+            results = await self._merged("results", effect.results, errors)
+            logs = await self._merged("logs", effect.logs, errors)
+        self._answer(ResultsMerged(effect.job_id, effect.attempt, results, logs, "; ".join(errors)))
+
+    async def _merged(self, what: str, manifests: tuple[str, ...], errors: list[str]) -> str:
+        """One manifest of several; empty when that fails, which is noted in ``errors``."""
+        if len(manifests) < 2:
+            return manifests[0] if manifests else ""
         try:
-            async with self._merging:
-                manifest = await asyncio.to_thread(merge_manifests, self._artifacts_url, effect.manifests)
-            error = ""
+            return await asyncio.to_thread(merge_manifests, self._artifacts_url, manifests)
         except Exception as failure:
-            manifest, error = "", str(failure)
-        self._answer(ResultsMerged(effect.job_id, effect.attempt, manifest, error))
+            errors.append(f"{what}: {str(failure) or repr(failure)}")
+            return ""
 
 
 def merge_manifests(artifacts_url: str, manifests: tuple[str, ...]) -> str:

@@ -100,8 +100,8 @@ class AgentCore:
                     table.on_executor_event(node_id, event)
             case PortAllocated():
                 table.on_port(item)
-            case ResultsMerged(job_id, attempt, manifest, error):
-                table.on_merged((job_id, attempt), manifest, error)
+            case ResultsMerged():
+                table.on_merged(item)
             case LaunchRefused(key, text):
                 table.on_rank_never_ran(key, Outcome.NODE_LOST, text)
             case LaunchUnsure(key, text):

@@ -59,6 +59,7 @@ class RankEnd:
     results: str = ""
     checkpoint: str = ""
     lost_node: str = ""
+    logs: str = ""
 
 
 @dataclass(slots=True)
@@ -94,6 +95,7 @@ class Verdict:
     results: str = ""
     checkpoint: str = ""
     lost_node_id: str = ""
+    logs: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -168,6 +170,10 @@ class Attempt:
         """The results of its ranks, by rank, without repeats."""
         return tuple(dict.fromkeys(rank.end.results for rank in self.ranks if rank.end and rank.end.results))
 
+    def log_manifests(self) -> tuple[str, ...]:
+        """The logs of its ranks, by rank, without repeats."""
+        return tuple(dict.fromkeys(rank.end.logs for rank in self.ranks if rank.end and rank.end.logs))
+
     def record(self) -> AttemptRecord:
         """Itself, as kept in the spool. Ranks are kept whole: the executors forget what they have been acknowledged."""
         body: dict[str, Any] = {
@@ -237,17 +243,23 @@ def end_of_exit(exited: ex.Exited, order: int, now_ms: int) -> RankEnd:
         peak_memory_mib=exited.usage.peak_memory_mib,
         results=exited.results_manifest or "",
         checkpoint=exited.checkpoint_manifest or "",
+        logs=exited.logs_manifest or "",
     )
 
 
-def verdict(attempt: Attempt, results: str, note: str = "") -> Verdict:
-    """What to report of an attempt all of whose ranks have ended; ``note`` is added to the message."""
+def verdict(attempt: Attempt, results: str = "", logs: str = "", note: str = "") -> Verdict:
+    """What to report of an attempt all of whose ranks have ended; ``note`` is added to the message.
+
+    Where ``results`` or ``logs`` is empty, that of the first rank that left any is reported.
+    """
+    result_manifests, log_manifests = attempt.result_manifests(), attempt.log_manifests()
     ends = [(number, rank.end) for number, rank in enumerate(attempt.ranks) if rank.end is not None]
     common: dict[str, Any] = {
         "at_ms": max(end.ended_ms for _, end in ends),
         "cpu_used_ms": sum(end.cpu_ms for _, end in ends),
         "peak_memory_mib": max(end.peak_memory_mib for _, end in ends),
-        "results": results,
+        "results": results or (result_manifests[0] if result_manifests else ""),
+        "logs": logs or (log_manifests[0] if log_manifests else ""),
         "checkpoint": ends[0][1].checkpoint or attempt.checkpoint,
     }
     if all(end.outcome == Outcome.SUCCEEDED for _, end in ends):

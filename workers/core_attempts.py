@@ -31,6 +31,7 @@ from workers.core_types import (
     PortAllocated,
     PutAttempt,
     RenewNode,
+    ResultsMerged,
     SpoolState,
     StartRank,
     StopRank,
@@ -400,19 +401,19 @@ class AttemptTable:
     def _finish_if_over(self, attempt: Attempt) -> None:
         if not attempt.all_ended or attempt.merging or attempt.name not in self._live:
             return
-        manifests = attempt.result_manifests()
-        if len(manifests) > 1:
+        results, logs = attempt.result_manifests(), attempt.log_manifests()
+        if len(results) > 1 or len(logs) > 1:
             attempt.merging = True
-            self._turn.effects.append(MergeResults(*attempt.name, manifests))
+            self._turn.effects.append(MergeResults(*attempt.name, results, logs))
             return
-        self._finish(attempt, verdict(attempt, manifests[0] if manifests else ""))
+        self._finish(attempt, verdict(attempt))
 
-    def on_merged(self, name: AttemptName, manifest: str, error: str) -> None:
-        """A gang's results are one manifest now, or could not be made one."""
-        attempt = self._live.get(name)
+    def on_merged(self, answer: ResultsMerged) -> None:
+        """What a gang left is one manifest each now, or could not be made one."""
+        attempt = self._live.get((answer.job_id, answer.attempt))
         if attempt is not None and attempt.merging:
-            note = f"only the results of the first rank were kept: {error}" if not manifest else ""
-            self._finish(attempt, verdict(attempt, manifest or attempt.result_manifests()[0], note))
+            note = f"kept of the first rank only: {answer.error}" if answer.error else ""
+            self._finish(attempt, verdict(attempt, answer.results, answer.logs, note))
 
     def _finish(self, attempt: Attempt, found: Verdict) -> None:
         name = attempt.name

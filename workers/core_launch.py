@@ -150,4 +150,5 @@ def finished_event(found: Verdict) -> pb.AttemptFinished:
         results=found.results,
         checkpoint=found.checkpoint,
         lost_node_id=found.lost_node_id,
+        logs=found.logs,
     )

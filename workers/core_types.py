@@ -87,11 +87,12 @@ class LaunchUnsure:
 
 @dataclass(frozen=True, slots=True)
 class ResultsMerged:
-    """Answers ``MergeResults``. On failure ``manifest`` is empty and ``error`` says why."""
+    """Answers ``MergeResults``. Of what could not be merged the manifest is empty, and ``error`` says what and why."""
 
     job_id: str
     attempt: int
-    manifest: str
+    results: str
+    logs: str = ""
     error: str = ""
 
 
@@ -232,11 +233,12 @@ class AllocatePort:
 
 @dataclass(frozen=True, slots=True)
 class MergeResults:
-    """Make one manifest of those of a gang's ranks, by rank; answered by ``ResultsMerged``."""
+    """Make one manifest each of the results and the logs of a gang's ranks, by rank; answered by ``ResultsMerged``."""
 
     job_id: str
     attempt: int
-    manifests: tuple[str, ...]
+    results: tuple[str, ...]
+    logs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

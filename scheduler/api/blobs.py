@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -80,7 +80,7 @@ class Artifacts:
         """Store a local file."""
         await self.run(lambda: self._store.put_file(path, digest))
 
-    async def read(self, digest: str, offset: int) -> AsyncIterator[bytes]:
+    async def read(self, digest: str, offset: int) -> AsyncGenerator[bytes]:
         """A blob's bytes from an offset on, in chunks."""
         stream = await self.run(lambda: self._store.open_blob(digest, offset))
         try:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import posixpath
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 
 from protos.suanli.v1 import jobs_pb2
 from scheduler.api.blobs import Artifacts
-from scheduler.api.logs import LogBroker, LogTarget
+from scheduler.api.logs import LogBroker, LogPart, LogTarget, stored_chunks, stored_log
 from scheduler.api.paging import decode_number, encode_token, page_size, question
 from scheduler.api.permissions import Scope
 from scheduler.api.visibility import Caller, institution_scope, visible_jobs
@@ -223,10 +224,7 @@ class JobApi:
         replicas = len(json.loads(attempt.placement))
         if request.rank >= replicas:
             check.invalid("rank", f"the job has {replicas} replicas; give 0 to {replicas - 1}.")
-        target = LogTarget(record.job_id, attempt.attempt, request.rank)
-        pull = self._logs.pull(attempt.region, target, request.stream, request.offset, request.follow)
-        chunks = pull.chunks()
-        try:
+        async with aclosing(await self._log_chunks(attempt, request)) as chunks:
             async for stream, offset, data in chunks:
                 for start in range(0, len(data), _LOG_DATA):
                     yield jobs_pb2.TailLogsResponse(
@@ -236,8 +234,14 @@ class JobApi:
                         attempt=attempt.attempt,
                         rank=request.rank,
                     )
-        finally:
-            await chunks.aclose()  # type: ignore[attr-defined]
+
+    async def _log_chunks(self, attempt: AttemptRecord, request: jobs_pb2.TailLogsRequest) -> AsyncGenerator[LogPart]:
+        """From the artifact store, where the log of an ended attempt outlives its node; else from the region's agent."""
+        stored = await stored_log(self._artifacts, attempt.logs, request.rank)
+        if stored:
+            return stored_chunks(self._artifacts, stored, request.stream, request.offset)
+        target = LogTarget(attempt.job_id, attempt.attempt, request.rank)
+        return self._logs.pull(attempt.region, target, request.stream, request.offset, request.follow).chunks()
 
     async def _started_attempt(self, record: JobRecord, request: jobs_pb2.TailLogsRequest) -> AttemptRecord:
         """The attempt asked for, once its processes have been started."""

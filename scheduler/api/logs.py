@@ -1,4 +1,5 @@
-"""Logs, fetched from the region's agent over its session and handed to whoever reads them.
+"""Logs, fetched from the region's agent over its session, or from the artifact store once they are there, and handed to
+whoever reads them.
 
 The agent sends chunks on the stream that carries its events too, so a slow reader must not hold that stream up: when a
 reader's buffer is full the agent is told to stop, and asked again, from the next byte, once the reader has caught up.
@@ -9,16 +10,24 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from protos.suanli.v1 import jobs_pb2, regions_pb2
+from scheduler.api.blobs import Artifacts
+from scheduler.catalog.artifacts import FileEntry
 from scheduler.domain.errors import NotFound, ResourceExhausted, SuanliError, Unavailable
 
 BUFFER_BYTES = 4 * 1024 * 1024
 MAX_PULLS = 1000
 BOTH = (jobs_pb2.LOG_STREAM_STDOUT, jobs_pb2.LOG_STREAM_STDERR)
+STORED_NAMES = {jobs_pb2.LOG_STREAM_STDOUT: "stdout.log", jobs_pb2.LOG_STREAM_STDERR: "stderr.log"}
+LogPart = tuple[jobs_pb2.LogStream.ValueType, int, bytes]
+"""Stream, offset of the first byte, bytes."""
+StoredLog = Mapping[jobs_pb2.LogStream.ValueType, FileEntry]
+"""The files of one replica's log, by stream; an empty stream has none."""
 
 
 class LogTarget(NamedTuple):
@@ -122,12 +131,12 @@ class LogPull:
         self._follow = follow
         self._limit = buffer_bytes
         self._parts = [_Part(stream, offset) for stream in streams]
-        self._buffer: deque[tuple[jobs_pb2.LogStream.ValueType, int, bytes]] = deque()
+        self._buffer: deque[LogPart] = deque()
         self._buffered = 0
         self._news = asyncio.Event()
         self._error: SuanliError | None = None
 
-    async def chunks(self) -> AsyncIterator[tuple[jobs_pb2.LogStream.ValueType, int, bytes]]:
+    async def chunks(self) -> AsyncGenerator[LogPart]:
         """(stream, offset, data) until the log has ended. Raises ``Unavailable`` when the agent goes, ``NotFound`` when it
         has no such log."""
         self._link.join(self)
@@ -204,6 +213,39 @@ class LogBroker:
             raise _offline(region)
         streams = (stream,) if stream else BOTH
         return LogPull(link, target, streams, offset, follow)
+
+
+async def stored_log(artifacts: Artifacts, manifest: str, rank: int) -> StoredLog:
+    """What the artifact store has of a replica's log; nothing where ``manifest`` is empty, not there, or lacks the replica.
+
+    ``Unavailable`` when the storage is away.
+    """
+    if not manifest:
+        return {}
+    try:
+        files = {file.path: file for file in await artifacts.folder(manifest)}
+    except NotFound:
+        return {}
+    folder = f"rank-{rank}/" if rank else ""
+    paths = {stream: folder + name for stream, name in STORED_NAMES.items()}
+    return {stream: files[path] for stream, path in paths.items() if path in files}
+
+
+async def stored_chunks(
+    artifacts: Artifacts, log: StoredLog, stream: jobs_pb2.LogStream.ValueType, offset: int
+) -> AsyncGenerator[LogPart]:
+    """One stream, or one after the other, from ``offset`` on (negative: so many bytes before the end of each)."""
+    for one in (stream,) if stream else BOTH:
+        file = log.get(one)
+        if file is None:
+            continue
+        at = offset if offset >= 0 else max(0, file.size_bytes + offset)
+        if at >= file.size_bytes:
+            continue
+        async with aclosing(artifacts.read(file.digest, at)) as parts:
+            async for data in parts:
+                yield one, at, data
+                at += len(data)
 
 
 def _offline(region: str) -> Unavailable:

@@ -67,6 +67,7 @@ class Finished:
     peak_memory_mib: int = 0
     results: str = ""
     checkpoint: str = ""
+    logs: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,8 @@ class AttemptRecord(NamedTuple):
 
     ``state`` is an ``AttemptState``, ``outcome`` an ``AttemptOutcome`` or 0. ``placement`` is canonical JSON: a list, by
     rank, of [node id, [gpu indexes]]. ``cpu_milli``, ``memory_mib``, ``gpu_milli`` are those of the whole gang. ``end_ms`` is
-    when the allocation was released. ``stop_outcome`` is the outcome asked for when a stop was ordered, else 0.
+    when the allocation was released. ``stop_outcome`` is the outcome asked for when a stop was ordered, else 0. ``logs`` is
+    the manifest of the logs of all ranks, empty until the end and when there is none.
     """
 
     job_no: int
@@ -86,6 +87,7 @@ class AttemptRecord(NamedTuple):
     cpu_used_ms: int
     peak_memory_mib: int
     stop_outcome: int
+    logs: str
 
 
 class EventRecord(NamedTuple):

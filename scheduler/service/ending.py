@@ -26,6 +26,7 @@ def end_attempt(state: State, attempt: Attempt, report: Finished, end_ms: int) -
     attempt.outcome = report.outcome
     attempt.exit_code, attempt.exit_signal, attempt.message = report.exit_code, report.exit_signal, report.message
     attempt.cpu_used_ms, attempt.peak_memory_mib = report.cpu_used_ms, report.peak_memory_mib
+    attempt.logs = report.logs
     attempt.end_ms = max(attempt.grant_ms, attempt.start_ms, min(end_ms, state.now()))
     state.release(attempt)
     job.exit_code, job.exit_signal = report.exit_code, report.exit_signal

@@ -185,6 +185,7 @@ class Attempt:
     cpu_used_ms: int = 0
     peak_memory_mib: int = 0
     stop_outcome: AttemptOutcome | None = None
+    logs: str = ""
     told_ms: int = 0
 
     def __repr__(self) -> str:
@@ -227,6 +228,7 @@ class Attempt:
             self.cpu_used_ms,
             self.peak_memory_mib,
             int(self.stop_outcome or 0),
+            self.logs,
         )
 
     @staticmethod

@@ -122,7 +122,7 @@ def _event(message: regions_pb2.AttemptEvent, sent_at_ms: int) -> AttemptEvent:
 def _finished(message: regions_pb2.AttemptFinished) -> Finished:
     if message.outcome not in _OUTCOMES:
         check.invalid("events.finished.outcome", f"{message.outcome} is not an outcome this control plane knows.")
-    for part in ("results", "checkpoint"):
+    for part in ("results", "checkpoint", "logs"):
         value = getattr(message, part)
         if value:
             check.digest(value, f"events.finished.{part}")
@@ -135,6 +135,7 @@ def _finished(message: regions_pb2.AttemptFinished) -> Finished:
         max(0, message.peak_memory_mib),
         message.results,
         message.checkpoint,
+        message.logs,
     )
 
 

@@ -88,6 +88,7 @@ def attempt_to_proto(record: AttemptRecord, node_names: Mapping[tuple[str, str],
         message=record.message,
         cpu_used_ms=record.cpu_used_ms,
         peak_memory_mib=record.peak_memory_mib,
+        logs=record.logs,
     )
 
 

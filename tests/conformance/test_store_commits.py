@@ -39,7 +39,10 @@ def test_every_record_comes_back_as_it_was_given(store: Store, writer: Writer) -
             rows.job(1, message="等待 'quoted' \\ and\nlines\ttabs"),
             rows.job(2, spec=bytes(range(256)) * 20),
         ],
-        "new_attempts": [rows.attempt(1), rows.attempt(2, placement='[["n1",[0,1]]]', memory_mib=2**62)],
+        "new_attempts": [
+            rows.attempt(1, logs="sha256:ab"),
+            rows.attempt(2, placement='[["n1",[0,1]]]', memory_mib=2**62),
+        ],
         "events": [rows.event(1), rows.event(2, 2, message="\\N")],
         "ledger": [rows.segment(1, start_ms=rows.T0_MS, end_ms=rows.T0_MS + 5)],
         "requests": [rows.request(1), rows.request(2, fingerprint=bytes(32))],

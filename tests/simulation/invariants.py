@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from scheduler.domain.resources import GPU_UNIT, ZERO
-from scheduler.domain.states import TERMINAL, TRANSITIONS, AttemptState, JobState
+from scheduler.domain.states import TERMINAL, TRANSITIONS, AttemptOutcome, AttemptState, JobState
 from scheduler.metering.segments import month_of
 from scheduler.service.engine import Engine
 from scheduler.service.ports import EventQuery, LedgerQuery
 from scheduler.store.memory import MemoryStore
+from tests.simulation.region import stored_log
 
 if TYPE_CHECKING:
     from tests.simulation.region import Region
@@ -169,6 +170,9 @@ def _ledger_equals_attempts(world: World) -> None:
         for record in world.store.jobs_by_number(job_no, 1):
             for attempt in world.store.attempts_of(record.job_id, 1_000):
                 assert attempt.state == AttemptState.ENDED
+                if attempt.outcome == AttemptOutcome.SUCCEEDED:
+                    # A gang's logs are merged into those of its first rank here.
+                    assert attempt.logs == stored_log(attempt.job_id, attempt.attempt, 0), "its log is lost"
                 total += attempt.cpu_milli * (attempt.end_ms - attempt.grant_ms)
                 attempts[record.job_id, attempt.attempt] = attempt.end_ms - attempt.grant_ms
     ledger = world.store.ledger(LedgerQuery(limit=10_000_000))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -32,6 +33,11 @@ from workers.spool import MemorySpool
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
+
+
+def stored_log(job_id: str, attempt: int, rank: int) -> str:
+    """The manifest of the log that a rank leaves."""
+    return f"sha256:{hashlib.sha256(f'{job_id}/{attempt}/{rank}'.encode()).hexdigest()}"
 
 
 @dataclass
@@ -204,7 +210,7 @@ class Region:
             port = PortAllocated(effect.job_id, effect.attempt, 29_500)
             self.kernel.after(5, lambda: self.feed([port]) if self.core else None)
         elif isinstance(effect, MergeResults):
-            merged = ResultsMerged(effect.job_id, effect.attempt, effect.manifests[0])
+            merged = ResultsMerged(effect.job_id, effect.attempt, "".join(effect.results[:1]), effect.logs[0])
             self.kernel.after(5, lambda: self.feed([merged]) if self.core else None)
         elif isinstance(effect, RenewNode):
             self.nodes[effect.node_id].lease_until_ms = self.kernel.now_ms() + effect.lease_ms
@@ -266,7 +272,16 @@ class Region:
         info = process.info
         now = self.kernel.now_ms()
         exited = ex.Exited(
-            info.job_id, info.attempt, info.rank, reason, code, None, f"exit {code}", info.started_ms, now
+            info.job_id,
+            info.attempt,
+            info.rank,
+            reason,
+            code,
+            None,
+            f"exit {code}",
+            info.started_ms,
+            now,
+            logs_manifest=stored_log(info.job_id, info.attempt, info.rank),
         )
         process.info = ex.AttemptInfo(
             info.job_id, info.attempt, info.rank, ex.AttemptState.ENDED, None, info.started_ms, ex.Usage(), exited

@@ -237,8 +237,8 @@ class Agent:
     async def started(self, launch: regions_pb2.Launch) -> None:
         await self.event(launch, started=regions_pb2.AttemptStarted())
 
-    async def finished(self, launch: regions_pb2.Launch, results: str = "") -> None:
-        end = regions_pb2.AttemptFinished(outcome=common_pb2.ATTEMPT_OUTCOME_SUCCEEDED, results=results)
+    async def finished(self, launch: regions_pb2.Launch, results: str = "", logs: str = "") -> None:
+        end = regions_pb2.AttemptFinished(outcome=common_pb2.ATTEMPT_OUTCOME_SUCCEEDED, results=results, logs=logs)
         await self.event(launch, finished=end)
 
     async def log(self, request: regions_pb2.LogRequest, offset: int, data: bytes, **more: Any) -> None:

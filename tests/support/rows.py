@@ -58,6 +58,7 @@ def attempt(number: int, no: int = 1, **values: Any) -> AttemptRecord:
         "accelerator": "",
         "placement": '[["n1",[]]]',
         "message": "",
+        "logs": "",
         "state": int(AttemptState.RUNNING),
         "launch_seq": number,
         "grant_ms": T0_MS,

@@ -520,6 +520,7 @@ class Attempt(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     CPU_USED_MS_FIELD_NUMBER: _builtins.int
     PEAK_MEMORY_MIB_FIELD_NUMBER: _builtins.int
+    LOGS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """From 1."""
     region: _builtins.str
@@ -537,6 +538,10 @@ class Attempt(_message.Message):
     cpu_used_ms: _builtins.int
     """Measured, beside what was allocated."""
     peak_memory_mib: _builtins.int
+    logs: _builtins.str
+    """The manifest of the logs of all replicas, from which TailLogs reads once the attempt has ended. Empty until then, and
+    when nothing was written or nothing could be stored.
+    """
     @_builtins.property
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaPlacement]: ...
     def __init__(
@@ -556,10 +561,11 @@ class Attempt(_message.Message):
         message: _builtins.str = ...,
         cpu_used_ms: _builtins.int = ...,
         peak_memory_mib: _builtins.int = ...,
+        logs: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "cpu_used_ms", b"cpu_used_ms", "end_time_ms", b"end_time_ms", "exit_code", b"exit_code", "exit_signal", b"exit_signal", "grant_time_ms", b"grant_time_ms", "message", b"message", "number", b"number", "outcome", b"outcome", "peak_memory_mib", b"peak_memory_mib", "pool", b"pool", "region", b"region", "replicas", b"replicas", "start_time_ms", b"start_time_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "cpu_used_ms", b"cpu_used_ms", "end_time_ms", b"end_time_ms", "exit_code", b"exit_code", "exit_signal", b"exit_signal", "grant_time_ms", b"grant_time_ms", "logs", b"logs", "message", b"message", "number", b"number", "outcome", b"outcome", "peak_memory_mib", b"peak_memory_mib", "pool", b"pool", "region", b"region", "replicas", b"replicas", "start_time_ms", b"start_time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1237,7 +1243,9 @@ class TailLogsRequest(_message.Message):
     stream: Global___LogStream.ValueType
     """Unspecified: both, each chunk saying which."""
     offset: _builtins.int
-    """Byte offset to start at, per stream. Negative: that many bytes before the end."""
+    """Byte offset to start at, per stream. Negative: that many bytes before the end. Of a log that was cut because it was too
+    long, what was left out counts while the attempt runs, and does not count once it has ended.
+    """
     follow: _builtins.bool
     """Go on until the attempt ends."""
     def __init__(

@@ -357,6 +357,7 @@ class AttemptFinished(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     LOST_NODE_ID_FIELD_NUMBER: _builtins.int
+    LOGS_FIELD_NUMBER: _builtins.int
     outcome: _common_pb2.AttemptOutcome.ValueType
     exit_code: _builtins.int
     exit_signal: _builtins.int
@@ -367,6 +368,10 @@ class AttemptFinished(_message.Message):
     checkpoint: _builtins.str
     lost_node_id: _builtins.str
     """The node that was lost, for NODE_LOST."""
+    logs: _builtins.str
+    """The manifest of the logs of all ranks: `stdout.log` and `stderr.log` of rank 0, `rank-N/stdout.log` and
+    `rank-N/stderr.log` of rank N; those that are empty are left out. Empty when there are none, or none could be stored.
+    """
     def __init__(
         self,
         *,
@@ -379,10 +384,11 @@ class AttemptFinished(_message.Message):
         results: _builtins.str = ...,
         checkpoint: _builtins.str = ...,
         lost_node_id: _builtins.str = ...,
+        logs: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "cpu_used_ms", b"cpu_used_ms", "exit_code", b"exit_code", "exit_signal", b"exit_signal", "lost_node_id", b"lost_node_id", "message", b"message", "outcome", b"outcome", "peak_memory_mib", b"peak_memory_mib", "results", b"results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "cpu_used_ms", b"cpu_used_ms", "exit_code", b"exit_code", "exit_signal", b"exit_signal", "logs", b"logs", "lost_node_id", b"lost_node_id", "message", b"message", "outcome", b"outcome", "peak_memory_mib", b"peak_memory_mib", "results", b"results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -132,12 +132,17 @@ async def test_manifests_are_merged_and_the_lower_rank_wins(rig: Rig, tmp_path: 
     rig.lines.merge(MergeResults("j", 1, tuple(manifests)))
     answer = await rig.answers.get()
     assert isinstance(answer, ResultsMerged)
-    store.fetch_tree(answer.manifest, tmp_path / "out")
+    store.fetch_tree(answer.results, tmp_path / "out")
     found = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
     assert found == {"a": "a of 0", "b": "b of 1", "same": "same of 0"}
-    rig.lines.merge(MergeResults("j", 1, (manifests[0], "sha256:" + "0" * 64)))
+    gone = "sha256:" + "0" * 64
+    rig.lines.merge(MergeResults("j", 1, (manifests[0], gone), tuple(manifests)))
     failed = await rig.answers.get()
     assert isinstance(failed, ResultsMerged)
-    assert (failed.manifest, bool(failed.error)) == ("", True)
+    assert (failed.results, failed.logs) == ("", answer.results), "one does not take the other with it"
+    assert failed.error.startswith("results: ")
+    assert gone in failed.error
+    rig.lines.merge(MergeResults("j", 1, (), (gone,)))
+    assert await rig.answers.get() == ResultsMerged("j", 1, "", gone)
     with pytest.raises(ArtifactError):
         merge_manifests(str(tmp_path), ("rubbish",))

@@ -51,13 +51,14 @@ def test_a_job_starts_runs_and_ends(rig: Rig) -> None:
     assert (one.argv, one.env, one.rank, one.world_size, one.master_port) == (("true",), {"A": "1"}, 0, 1, 0)
     assert (one.keep.user, one.keep.institution, one.keep.region, one.keep.array_index) == ("ann", "uni", "east", None)
     rig.executor("n1", started(at_ms=WALL - 5))
-    rig.executor("n1", exited(results_manifest="sha256:r", checkpoint_manifest="sha256:c", ended_ms=WALL - 1))
+    left = {"results_manifest": "sha256:r", "checkpoint_manifest": "sha256:c", "logs_manifest": "sha256:l"}
+    rig.executor("n1", exited(ended_ms=WALL - 1, **left))
     first, last = rig.events()
     assert (first.WhichOneof("event"), first.at_ms, first.lease_epoch) == ("started", WALL - 5, 7)
     assert last.at_ms == WALL - 1
     done = last.finished
     assert (done.outcome, done.cpu_used_ms, done.peak_memory_mib) == (SUCCEEDED, 10, 5)
-    assert (done.results, done.checkpoint) == ("sha256:r", "sha256:c")
+    assert (done.results, done.checkpoint, done.logs) == ("sha256:r", "sha256:c", "sha256:l")
 
 
 def test_a_clock_ahead_does_not_make_events_of_the_future(rig: Rig) -> None:
@@ -365,9 +366,30 @@ def test_the_results_of_several_ranks_become_one(gang: Rig) -> None:
 def test_results_that_cannot_be_merged_do_not_hold_the_end_up(gang: Rig) -> None:
     for rank, node_id in enumerate(NODES):
         gang.executor(node_id, exited(rank=rank, results_manifest=f"sha256:{rank}"))
-    gang.feed(ResultsMerged("j1", 1, "", "the store is away"))
+    gang.feed(ResultsMerged("j1", 1, "", error="the store is away"))
     assert gang.finished().results == "sha256:0"
     assert "the store is away" in gang.finished().message
+
+
+def test_the_logs_of_several_ranks_become_one_also_without_results(gang: Rig) -> None:
+    gang.executor("n1", exited(rank=0, logs_manifest="sha256:l0"))
+    gang.executor("n2", exited(rank=1, logs_manifest="sha256:l1", results_manifest="sha256:r"))
+    gang.start()
+    gang.feed(node_up("n1"), node_up("n2"), node_up("n3", attempts=[info(2)]), NodesSettled())
+    gang.connect()
+    gang.executor("n3", exited(rank=2))
+    assert MergeResults("j1", 1, ("sha256:r",), ("sha256:l0", "sha256:l1")) in gang.effects
+    gang.feed(ResultsMerged("j1", 1, "sha256:r", "", "the store is away"))
+    done = gang.finished()
+    assert (done.outcome, done.results, done.logs) == (SUCCEEDED, "sha256:r", "sha256:l0")
+    assert "the store is away" in done.message
+
+
+@pytest.mark.parametrize("ranks", [0, 1])
+def test_the_log_of_a_rank_that_failed_is_reported_with_the_end(gang: Rig, ranks: int) -> None:
+    gang.executor("n1", exited(rank=0, code=3, logs_manifest="sha256:l0" if ranks else None))
+    gang.feed(ex.NodeDown("n2", "gone"), ex.NodeDown("n3", "gone"))
+    assert gang.finished().logs == ("sha256:l0" if ranks else "")
 
 
 # Executors.

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 
 import grpc
 import pytest
@@ -128,6 +129,66 @@ async def test_a_faulty_request_names_its_field(api: Api, more: dict[str, int], 
     _, launch = await running_job(api)
     error = await failure(api["ada"].jobs.TailLogs(tail(launch.job_id, **more)))
     assert info_of(error).metadata["field"] == field
+
+
+async def kept_job(api: Api, files: dict[str, bytes], **changes: object) -> str:
+    """A job that has ended and whose logs are stored; its agent is gone."""
+    entries = [(path, api.store.put(data), len(data)) for path, data in files.items()]
+    agent = Agent(api)
+    await agent.enrol()
+    await agent.connect()
+    job_id = await api["ada"].submit(**changes)
+    launch = await agent.launch()
+    await agent.started(launch)
+    await agent.finished(launch, logs=api.store.put(json.dumps(entries).encode()))
+    agent.call.cancel()
+    # The control plane has noticed when it says so.
+    for _ in range(1000):
+        if not (await api["ada"].admin.ListRegions(admin_pb2.ListRegionsRequest())).regions[0].online:
+            return job_id
+    raise AssertionError("the agent is still there")
+
+
+async def read_all(api: Api, job_id: str, user: str = "ada", **more: object) -> dict[int, tuple[int, bytes]]:
+    """By stream: the offset of its first byte, and its bytes."""
+    got: dict[int, tuple[int, bytes]] = {}
+    async for part in api[user].jobs.TailLogs(tail(job_id, **more)):
+        assert 0 < len(part.data) <= 1 << 20
+        first, data = got.get(part.stream, (part.offset, b""))
+        assert part.offset == first + len(data)
+        assert (part.attempt, part.rank) == (1, more.get("rank", 0))
+        got[part.stream] = (first, data + part.data)
+    return got
+
+
+async def test_a_log_outlives_its_agent(api: Api) -> None:
+    big = bytes(range(256)) * 10_000
+    job_id = await kept_job(api, {"stderr.log": b"oops\n", "stdout.log": big})
+    assert await read_all(api, job_id) == {OUT: (0, big), ERR: (0, b"oops\n")}
+    assert await read_all(api, job_id, attempt=1, stream=ERR, follow=True) == {ERR: (0, b"oops\n")}
+    assert await read_all(api, job_id, stream=OUT, offset=1_500_000) == {OUT: (1_500_000, big[1_500_000:])}
+    assert await read_all(api, job_id, offset=-10) == {OUT: (len(big) - 10, big[-10:]), ERR: (0, b"oops\n")}
+    assert await read_all(api, job_id, offset=len(big)) == {}
+    assert (await api["ada"].job(job_id)).attempts[0].logs.startswith("sha256:")
+    error = await failure(api["bob"].jobs.TailLogs(tail(job_id)))
+    assert error.code() is grpc.StatusCode.NOT_FOUND, "it is another institution's"
+
+
+async def test_each_replica_has_its_own_stored_log(api: Api) -> None:
+    files = {"stderr.log": b"zero", "rank-1/stdout.log": b"one", "rank-11/stdout.log": b"eleven"}
+    job_id = await kept_job(api, files, replicas=3)
+    assert await read_all(api, job_id) == {ERR: (0, b"zero")}
+    assert await read_all(api, job_id, stream=OUT) == {}
+    assert await read_all(api, job_id, rank=1) == {OUT: (0, b"one")}
+    # Nothing of it was stored: only its agent can know of it.
+    assert info_of(await failure(api["ada"].jobs.TailLogs(tail(job_id, rank=2)))).reason == "REGION_OFFLINE"
+
+
+async def test_a_stored_log_that_was_deleted_is_asked_of_the_agent(api: Api) -> None:
+    job_id = await kept_job(api, {"stdout.log": b"gone"})
+    for path in api.store.root.iterdir():
+        path.unlink()
+    assert info_of(await failure(api["ada"].jobs.TailLogs(tail(job_id)))).reason == "REGION_OFFLINE"
 
 
 # --- the broker by itself -----------------------------------------------------------------------------------------------

@@ -162,11 +162,11 @@ def test_events_carry_their_age_whatever_the_agents_clock_says() -> None:
 
 
 def test_an_end_is_read_whole_and_its_text_bounded() -> None:
-    finished = regions_pb2.AttemptFinished(
-        outcome=2, exit_code=3, exit_signal=9, message="x" * 5000, cpu_used_ms=-1, peak_memory_mib=7, results=DIGEST
-    )
+    other = DIGEST.replace("0", "1")
+    finished = regions_pb2.AttemptFinished(outcome=2, exit_code=3, exit_signal=9, message="x" * 5000, cpu_used_ms=-1)
+    finished.MergeFrom(regions_pb2.AttemptFinished(peak_memory_mib=7, results=DIGEST, logs=other))
     (event,) = events(0, regions_pb2.AttemptEvent(seq=1, finished=finished))
-    assert event.event == Finished(AttemptOutcome.FAILED, 3, 9, "x" * 2048, 0, 7, DIGEST, "")
+    assert event.event == Finished(AttemptOutcome.FAILED, 3, 9, "x" * 2048, 0, 7, DIGEST, "", other)
     checkpoint = regions_pb2.AttemptCheckpointed(checkpoint=DIGEST)
     (event,) = events(0, regions_pb2.AttemptEvent(seq=1, checkpointed=checkpoint))
     assert event.event == Checkpointed(DIGEST)

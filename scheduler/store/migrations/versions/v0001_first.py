@@ -56,7 +56,7 @@ def _create_jobs() -> None:
         "job_no:int attempt:int job_id:text lease_epoch:int launch_seq:int institution:text project:text "
         "user:text region:text pool:text accelerator:text placement:text cpu_milli:int memory_mib:int "
         "gpu_milli:int state:int grant_ms:int start_ms:int end_ms:int outcome:int exit_code:int "
-        "exit_signal:int message:text cpu_used_ms:int peak_memory_mib:int stop_outcome:int",
+        "exit_signal:int message:text cpu_used_ms:int peak_memory_mib:int stop_outcome:int logs:text",
         "job_no attempt",
         rowid=False,
     )
