@@ -50,6 +50,7 @@ check: $(STAMP) ## Lint, types, import directions, contract, stubs and chart
 	$(BIN)/buf format --diff --exit-code
 	$(BIN)/buf breaking --against protos/baseline.binpb
 	$(PYTHON_RUN) -m tools.protos --check
+	$(PYTHON_RUN) -m tools.reference --check
 	$(PYTHON_RUN) -m tools.chart
 
 format: $(STAMP) ## Format Python and proto sources

@@ -34,14 +34,17 @@ class Config:
     database_url: str = ""
     """sqlite:////path or postgresql://…; empty: the variable SUANLI_DATABASE_URL, else a file in ``state_dir``."""
     tls: Tls | None = None
+    """The keys below; none: plaintext, on the loopback only."""
     artifacts_url: str = ""
     """A folder or an fsspec URL such as s3://bucket/prefix; empty: a folder in ``state_dir``."""
     algorithms_dir: Path = field(default=_SHIPPED_ALGORITHMS)
+    """The catalogue: a folder with one folder for each algorithm."""
     heartbeat_interval_ms: int = 5_000
     """How often an agent reports. 100 to 60,000."""
     lease_ttl_ms: int = 30_000
     """How long an agent may go on unheard. At least three heartbeats, at most 600,000."""
     max_blob_bytes: int = MAX_BLOB_BYTES
+    """The largest file that may be uploaded."""
     shutdown_grace_ms: int = 10_000
     """How long calls under way may take to end after SIGTERM. 0 to 600,000."""
     bootstrap_admin_key_file: Path | None = None
@@ -49,6 +52,7 @@ class Config:
     ready_file: Path | None = None
     """Written when this process serves: JSON with the bound addresses."""
     log_level: str = "info"
+    """debug, info, warning or error."""
 
     def __post_init__(self) -> None:
         split_address(self.listen, "listen")
