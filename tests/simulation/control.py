@@ -162,4 +162,7 @@ class Control:
         if isinstance(heard, Hello) and self.engine.state.regions[region_id].session == session[0]:
             return  # The API layer takes one Hello per stream.
         self.engine.receive(region_id, session[0], heard)
+        if not self.engine.is_listened_to(region_id, session[0]):
+            # As the live shell does: an agent that was silent for too long is hung up on, and dials again.
+            self.world.regions[region_id].disconnect()
         self.changed()

@@ -20,8 +20,9 @@ class Faults:
     node_crash_ms: int = 120_000
     disconnect_ms: int = 30_000
     partition_ms: int = 40_000
+    freeze_ms: int = 60_000
     spool_loss: float = 0.05
     """Of an agent's crashes: its disk is lost too."""
 
 
-NO_FAULTS = Faults(0, 0, 0, 20, 0, 0, 0, 0, 0, 0, 0, 0)
+NO_FAULTS = Faults(0, 0, 0, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0)

@@ -100,6 +100,7 @@ class Region:
         self._boots = 0
         self._partitioned = False
         self.spool_lost = False
+        self._frozen_until_ms = 0
         self.starts: dict[tuple[str, int, int], int] = {}
         """How often a process of (job, attempt, rank) was ever started."""
 
@@ -108,6 +109,7 @@ class Region:
     def boot(self) -> None:
         """Start the agent: the spool is read, the executors are found again, then the control plane is dialled."""
         self._boots += 1
+        self._frozen_until_ms = 0
         boot = self._boots
         self.core = AgentCore(CoreConfig(self.name, f"{self.name}-{boot}", "machine"), self.spool.load())
         self.feed([node.node_up() for node in self.nodes.values() if node.up])
@@ -132,7 +134,8 @@ class Region:
     def _tick(self, boot: int) -> None:
         if self.core is None or boot != self._boots:
             return
-        self.feed([Tick()])
+        if not self._frozen:
+            self.feed([Tick()])
         self.kernel.after(250, lambda: self._tick(boot))
 
     def _dial(self, boot: int) -> None:
@@ -143,7 +146,7 @@ class Region:
             self.kernel.after(self.kernel.between(200, 2_000), lambda: self._dial(boot))
             return
         self.link = link
-        self.feed([LinkUp()])
+        self._tell(LinkUp())
 
     def _cut(self) -> None:
         if self.link is not None:
@@ -157,7 +160,7 @@ class Region:
             return
         self._cut()
         if self.core is not None:
-            self.feed([LinkDown()])
+            self._tell(LinkDown())
             boot = self._boots
             self.kernel.after(self.kernel.between(50, 1_500), lambda: self._dial(boot))
 
@@ -170,9 +173,33 @@ class Region:
     def _heal(self) -> None:
         self._partitioned = False
 
+    @property
+    def _frozen(self) -> bool:
+        return self.kernel.now_ms() < self._frozen_until_ms
+
+    def freeze(self, for_ms: int) -> None:
+        """The agent's process stands still for a while, as on a suspended machine; its stream stays open."""
+        self._frozen_until_ms = self.kernel.now_ms() + for_ms
+        self.kernel.after(for_ms, self._thaw)
+
+    def _thaw(self) -> None:
+        for node in self.nodes.values():
+            self.feed_events(node)
+
+    def _tell(self, item: Input) -> None:
+        """Feed the core as soon as it is awake; what it is told while there is none is lost."""
+        boot = self._boots
+        if self._frozen:
+            wait_ms = self._frozen_until_ms - self.kernel.now_ms()
+            self.kernel.after(wait_ms, lambda: self._tell(item) if boot == self._boots else None)
+        elif self.core is not None:
+            self.feed([item])
+
     def said(self, link: Link, message: regions_pb2.ConnectResponse) -> None:
         """The control plane's word has arrived."""
-        if self.core is not None and link is self.link:
+        if self._frozen:
+            self.kernel.after(self._frozen_until_ms - self.kernel.now_ms(), lambda: self.said(link, message))
+        elif self.core is not None and link is self.link:
             self.feed([FromControl(message)])
 
     # --- the core's turns -------------------------------------------------------------------------------------------
@@ -193,7 +220,7 @@ class Region:
 
     def feed_events(self, node: SimNode) -> None:
         """Hand the agent what the executor has to say; acknowledged in the same turn."""
-        if self.core is not None and node.up and node.events:
+        if self.core is not None and not self._frozen and node.up and node.events:
             self.feed([ex.NodeEvents(node.node_id, tuple(node.events))])
 
     def _perform(self, effect: object) -> None:
@@ -208,10 +235,10 @@ class Region:
             self.kernel.after(delay, lambda: self._stop(self.nodes[effect.node_id], effect.key, effect.grace_ms))
         elif isinstance(effect, AllocatePort):
             port = PortAllocated(effect.job_id, effect.attempt, 29_500)
-            self.kernel.after(5, lambda: self.feed([port]) if self.core else None)
+            self.kernel.after(5, lambda: self._tell(port))
         elif isinstance(effect, MergeResults):
             merged = ResultsMerged(effect.job_id, effect.attempt, "".join(effect.results[:1]), effect.logs[0])
-            self.kernel.after(5, lambda: self.feed([merged]) if self.core else None)
+            self.kernel.after(5, lambda: self._tell(merged))
         elif isinstance(effect, RenewNode):
             self.nodes[effect.node_id].lease_until_ms = self.kernel.now_ms() + effect.lease_ms
         elif isinstance(effect, HangUp):
@@ -299,11 +326,10 @@ class Region:
         self.kernel.after(self.kernel.between(2_000, 20_000), lambda: self._revive(node))
 
     def _node_seen_down(self, node: SimNode) -> None:
-        if self.core is not None and not node.up:
-            self.feed([ex.NodeDown(node.node_id, "the node died")])
+        if not node.up:
+            self._tell(ex.NodeDown(node.node_id, "the node died"))
 
     def _revive(self, node: SimNode) -> None:
         node.boot += 1
         node.up = True
-        if self.core is not None:
-            self.feed([node.node_up()])
+        self._tell(node.node_up())

@@ -79,6 +79,7 @@ class World:
         for region in self.regions.values():
             self._again(faults.agent_crash_ms, lambda r=region: self._crash_agent(r))
             self._again(faults.disconnect_ms, region.disconnect)
+            self._again(faults.freeze_ms, lambda r=region: r.freeze(kernel.between(500, 30_000)))
             self._again(faults.partition_ms, lambda r=region: r.partition(kernel.between(1_000, 60_000)))
             for node in region.nodes.values():
                 self._again(faults.node_crash_ms, lambda r=region, n=node: r.crash_node(n))
@@ -115,7 +116,7 @@ class World:
         while self.kernel.now_ms() < start + busy_ms:
             self.kernel.step()
         self.clients.active = False
-        self.faults = Faults(0, 0, 0, 50, 0, 0, 0, 0, 0, 0, 0, 0)
+        self.faults = Faults(0, 0, 0, 50, 0, 0, 0, 0, 0, 0, 0, 0, 0)
         deadline = self.kernel.now_ms() + settle_ms
         while not self._settled():
             assert self.kernel.now_ms() < deadline, f"never settled: {self._leftovers()}"
