@@ -29,11 +29,14 @@ class Platform:
 
     address: str
     keys: dict[str, str]
+    process: subprocess.Popen[str]
+    log: Path
 
     def run(self, *arguments: str, user: str = "ada", code: int = 0, stdin: str = "") -> Result:
         """Run the command as ``user``; it must end with ``code``."""
         result = invoke("--address", self.address, "--api-key", self.keys[user], *arguments, stdin=stdin)
-        assert result.exit_code == code, result.output
+        ended = f"\n(the platform has ended with {self.process.poll()}: {self.log.read_text()[-2000:]})"
+        assert result.exit_code == code, result.output + ("" if self.process.poll() is None else ended)
         return result
 
     def data(self, *arguments: str, user: str = "ada", code: int = 0) -> Any:
@@ -48,18 +51,21 @@ class Platform:
 @contextmanager
 def running_platform(folder: Path) -> Iterator[Platform]:
     """Start ``tests.unit.cli.player``, and end it with the ``with``."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.unit.cli.player", str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=REPOSITORY,
-        text=True,
-    )
+    log = folder / "log"
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.unit.cli.player", str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            cwd=REPOSITORY,
+            text=True,
+        )
     assert process.stdin is not None
     assert process.stdout is not None
     try:
         ready = json.loads(process.stdout.readline())
-        yield Platform(ready["address"], ready["keys"])
+        yield Platform(ready["address"], ready["keys"], process, log)
     finally:
         process.stdin.close()
         process.wait(30)
