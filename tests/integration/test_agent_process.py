@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from artifacts import ArtifactStore
 from protos.suanli.v1 import jobs_pb2
 from protos.suanli.v1 import regions_pb2 as pb
 from suanli.local.ray_cluster import LocalRayCluster, cluster_pids, remove_cluster
@@ -39,6 +40,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRayCluste
     left = cluster_pids(folder)
     remove_cluster(folder)
     assert left == []
+
+
+@pytest.fixture(scope="module")
+def artifacts_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One store for all tests: the executors on the cluster outlive each test's agents, and keep the store they began with."""
+    return str(tmp_path_factory.mktemp("artifacts"))
 
 
 class Process:
@@ -76,8 +83,11 @@ async def control() -> AsyncIterator[FakeControl]:
 
 
 @pytest.fixture
-async def agents(cluster: LocalRayCluster, control: FakeControl, tmp_path: Path) -> AsyncIterator[Agents]:
-    agents = Agents(cluster, write_config(tmp_path / "agent", control, ray_address=cluster.address))
+async def agents(
+    cluster: LocalRayCluster, control: FakeControl, tmp_path: Path, artifacts_url: str
+) -> AsyncIterator[Agents]:
+    keys = {"ray_address": cluster.address, "artifacts_url": artifacts_url}
+    agents = Agents(cluster, write_config(tmp_path / "agent", control, **keys))
     yield agents
     for process in agents.started:
         if process.process.poll() is None:
@@ -163,7 +173,9 @@ async def test_jobs_do_not_notice_that_the_control_plane_is_away(
     assert control.kinds("away") == ["started", "finished"]
 
 
-async def test_a_gang_meets_and_a_failing_rank_ends_it(control: FakeControl, agents: Agents) -> None:
+async def test_a_gang_meets_and_a_failing_rank_ends_it(
+    control: FakeControl, agents: Agents, artifacts_url: str
+) -> None:
     await agents.start()
     await control.until(lambda: control.report is not None and control.report.nodes)
     node = node_ids(control)[0]
@@ -179,7 +191,9 @@ async def test_a_gang_meets_and_a_failing_rank_ends_it(control: FakeControl, age
     assert done is not None
     assert (done.outcome, done.exit_code) == (FAILED, 3)
     assert done.message.startswith("rank 1:")
-    assert done.results.startswith("sha256:")
+    store = ArtifactStore(artifacts_url)
+    assert [entry.path for entry in store.manifest(done.results)] == ["out-0", "rank-1/out-1"]
+    assert [entry.path for entry in store.manifest(done.logs)] == ["rank-1/stdout.log", "stdout.log"]
     for rank in (0, 1):
         control.say(
             log_request=pb.LogRequest(

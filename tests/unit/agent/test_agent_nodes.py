@@ -63,6 +63,10 @@ class Rig:
     def stop(self, job: str, rank: int = 0, grace_ms: int = 5) -> None:
         self.lines.put(StopRank("n1", ex.AttemptKey(job, 1, rank), grace_ms, "why"))
 
+    async def answer(self) -> Input:
+        async with asyncio.timeout(10):
+            return await self.answers.get()
+
     async def called(self, count: int) -> list[tuple[object, ...]]:
         async with asyncio.timeout(10):
             while len(self.gateway.calls) < count:  # noqa: ASYNC110 - the next step of the loop may be the one
@@ -130,19 +134,19 @@ async def test_manifests_are_merged_and_the_lower_rank_wins(rig: Rig, tmp_path: 
         assert ref is not None
         manifests.append(ref)
     rig.lines.merge(MergeResults("j", 1, tuple(manifests)))
-    answer = await rig.answers.get()
+    answer = await rig.answer()
     assert isinstance(answer, ResultsMerged)
     store.fetch_tree(answer.results, tmp_path / "out")
     found = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
     assert found == {"a": "a of 0", "b": "b of 1", "same": "same of 0"}
     gone = "sha256:" + "0" * 64
     rig.lines.merge(MergeResults("j", 1, (manifests[0], gone), tuple(manifests)))
-    failed = await rig.answers.get()
+    failed = await rig.answer()
     assert isinstance(failed, ResultsMerged)
     assert (failed.results, failed.logs) == ("", answer.results), "one does not take the other with it"
     assert failed.error.startswith("results: ")
     assert gone in failed.error
     rig.lines.merge(MergeResults("j", 1, (), (gone,)))
-    assert await rig.answers.get() == ResultsMerged("j", 1, "", gone)
+    assert await rig.answer() == ResultsMerged("j", 1, "", gone)
     with pytest.raises(ArtifactError):
         merge_manifests(str(tmp_path), ("rubbish",))
