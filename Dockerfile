@@ -11,7 +11,7 @@ ENV PATH=/opt/suanli/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=
 RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} 'torch==2.13.0'
 WORKDIR /src
 COPY . .
-RUN pip install "ray==${RAY_VERSION}" '.[algorithms,torch,postgres,s3,kubernetes]'
+RUN pip install "ray==${RAY_VERSION}" '.[algorithms,torch,postgres,s3,kubernetes,gpu]'
 
 FROM python:${PYTHON}-slim
 RUN apt-get update \

@@ -48,7 +48,8 @@ class Config:
     shutdown_grace_ms: int = 10_000
     """How long calls under way may take to end after SIGTERM. 0 to 600,000."""
     bootstrap_admin_key_file: Path | None = None
-    """When no operator's key exists: make the user "admin" and write a key to this file."""
+    """When no operator's key exists: make the user "admin", whose key is the one in this file; where there is no such file, a
+    new key is written to it."""
     ready_file: Path | None = None
     """Written when this process serves: JSON with the bound addresses."""
     log_level: str = "info"

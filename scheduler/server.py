@@ -198,22 +198,31 @@ async def _lead(config: Config, service: Service, api: ApiServer, addresses: dic
 
 
 async def bootstrap_admin(service: Service, key_file: Path) -> None:
-    """Make the first operator and write a key to the file, unless an operator's key exists.
+    """Make the first operator, unless an operator's key exists: with the key in the file, or with a new one written to it.
 
-    A mark beside the file says that this was begun: a process that died between making the key and writing it does it again.
+    A mark beside the file says that the latter was begun: a process that died between making the key and writing it does it again.
     """
     mark = key_file.with_name(key_file.name + ".pending")
     keys = await service.list_api_keys("", "")
     if not mark.exists() and any(key.role == Role.OPERATOR and not key.revoked for key in keys):
         return
-    key_file.parent.mkdir(parents=True, exist_ok=True)
-    write_private(mark, "")
     if not any(user.user == ADMIN for user in await service.list_users("")):
         await service.put_user(UserRecord(ADMIN, "", "Administrator", Role.OPERATOR, 0, 0), ADMIN)
+    key = "" if mark.exists() else _text_of(key_file)
+    if key:
+        given = await service.adopt_api_key(ADMIN, "given at the first start", key)
+        log.info("the key %s in %s is now one of user %s", given.prefix, key_file, ADMIN)
+        return
+    key_file.parent.mkdir(parents=True, exist_ok=True)
+    write_private(mark, "")
     record, secret = await service.create_api_key(ADMIN, "made at the first start", 0, ADMIN)
     write_private(key_file, secret + "\n")
     mark.unlink()
     log.info("wrote the key %s of user %s to %s", record.prefix, ADMIN, key_file)
+
+
+def _text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8").strip() if path.exists() else ""
 
 
 def write_private(path: Path, text: str) -> None:

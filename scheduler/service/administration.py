@@ -67,6 +67,10 @@ class Administration:
         """See ``Service``."""
         return await self._change(lambda: tenants.create_api_key(self.engine.state, user, title, expire_ms))
 
+    async def adopt_api_key(self, user: str, title: str, key: str) -> ApiKeyRecord:
+        """See ``Service``."""
+        return await self._change(lambda: tenants.adopt_api_key(self.engine.state, user, title, key))
+
     async def list_api_keys(self, institution: str, user: str) -> list[ApiKeyRecord]:
         """See ``Service``."""
         keys = sorted(self.engine.state.api_keys.values())

@@ -203,6 +203,10 @@ class Service(Protocol):
         """A new key for an existing user, with its secret in the form "suanli_<prefix>_<secret>"."""
         ...
 
+    async def adopt_api_key(self, user: str, title: str, key: str) -> ApiKeyRecord:
+        """Make a key that was drawn elsewhere one of an existing user's; ``InvalidArgument`` when it is not the text of one."""
+        ...
+
     async def list_api_keys(self, institution: str, user: str) -> list[ApiKeyRecord]:
         """By prefix; empty fields do not filter."""
         ...

@@ -143,6 +143,20 @@ def create_api_key(
     return record, f"suanli_{prefix}_{secret}"
 
 
+def adopt_api_key(state: State, user: str, title: str, key: str) -> ApiKeyRecord:
+    """Make a key that was drawn elsewhere ("suanli_<prefix>_<secret>") one of this user's."""
+    match = _KEY.fullmatch(key)
+    if match is None:
+        raise InvalidArgument("This is not the text of an API key; `suanli key generate` prints one.", field="key")
+    owner = state.users.get(user)
+    if owner is None:
+        raise NotFound(f'There is no user "{user}"; create the user first.', reason="USER_NOT_FOUND", field="user")
+    record = ApiKeyRecord(match[1], _hash(match[2]), user, owner.institution, owner.role, "", title, state.now(), 0, 0)
+    state.record.api_keys.append(record)
+    state.api_keys[record.prefix] = record
+    return record
+
+
 def authenticate(state: State, key: str) -> ApiKeyRecord:
     """The live record of a key, with the user's present role; raises ``Unauthenticated``."""
     match = _KEY.fullmatch(key)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import secrets
+
 import click
 
 from protos.suanli.v1 import admin_pb2, common_pb2
@@ -125,7 +128,7 @@ def _key_columns() -> list[Column[admin_pb2.ApiKey]]:
 
 @click.group()
 def key() -> None:
-    """API keys: create, list and revoke."""
+    """API keys: create, list, revoke and generate."""
 
 
 @key.command("list")
@@ -156,6 +159,13 @@ async def create_key(link: Link, user: str, title: str, expires: int | None, out
         out.note(f"A key of {response.key.user}, good {until}. It is not shown again; keep it safe.")
     else:
         out.one(response, [])
+
+
+@key.command("generate")
+def generate_key() -> None:
+    """Print a new key that no server knows yet, for the file a first start takes its operator's key from."""
+    prefix, secret = (base64.b32encode(secrets.token_bytes(size)).decode().rstrip("=").lower() for size in (8, 32))
+    click.echo(f"suanli_{prefix}_{secret}")
 
 
 @key.command("revoke")

@@ -103,7 +103,8 @@ _OUTCOMES = common_pb2.AttemptOutcome.DESCRIPTOR
 _LEDGER_COLUMNS: list[Column[usage_pb2.LedgerRecord]] = [
     Column("NO", lambda r: str(r.sequence), right=True),
     Column("JOB", lambda r: r.job_id, whole=True),
-    Column("ATTEMPT", lambda r: f"{r.attempt}.{r.segment}", right=True),
+    Column("ATTEMPT", lambda r: str(r.attempt), right=True),
+    Column("PART", lambda r: str(r.segment), right=True),
     Column("PROJECT", lambda r: f"{r.institution}/{r.project}"),
     Column("USER", lambda r: r.user),
     Column("POOL", lambda r: f"{r.region}/{r.pool}"),

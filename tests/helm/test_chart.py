@@ -90,7 +90,9 @@ def test_every_pod_is_confined(arguments: tuple[str, ...]) -> None:
 def test_the_server_gets_its_settings_and_secrets_by_reference() -> None:
     manifests = rendered()
     config = yaml.safe_load(one(manifests, "ConfigMap", "-control-plane")["data"]["server.yaml"])
-    assert set(config) == {"listen", "metrics_listen", "tls", "artifacts_url", "state_dir"}
+    assert set(config) == {
+        *("listen", "metrics_listen", "tls", "artifacts_url", "state_dir", "bootstrap_admin_key_file")
+    }
     assert set(config["tls"]) == {"cert", "key"}
     pod = one(manifests, "Deployment", "-control-plane")["spec"]["template"]["spec"]
     server = pod["containers"][0]
@@ -105,9 +107,9 @@ def test_the_server_gets_its_settings_and_secrets_by_reference() -> None:
     assert [m for m in manifests if m["kind"] == "Secret"] == []
 
 
-def test_client_certificates_can_be_asked_for() -> None:
+def test_the_first_operator_has_the_key_of_the_secret() -> None:
     config = yaml.safe_load(one(full(), "ConfigMap", "-control-plane")["data"]["server.yaml"])
-    assert config["tls"]["client_ca"] == "/etc/suanli/tls/ca.crt"
+    assert config["bootstrap_admin_key_file"] == "/etc/suanli/bootstrap/api-key"
 
 
 def test_services_lead_to_the_control_plane_alone() -> None:

@@ -252,3 +252,18 @@ async def test_the_first_key_is_made_again_when_its_writing_was_cut_off(tmp_path
         assert (await client.admin.WhoAmI(admin_pb2.WhoAmIRequest())).user == "admin"
         await client.channel.close()
         assert await three.end() == 0
+
+
+async def test_the_first_operator_may_be_given_a_key_instead(tmp_path: Path) -> None:
+    given = f"suanli_{'a' * 13}_{'b' * 52}"
+    (tmp_path / "admin.key").write_text(f"{given}\n")
+    for _ in range(2):
+        async with server(tmp_path) as one:
+            client = Client((await one.ready())["listen"], given)
+            who = await client.admin.WhoAmI(admin_pb2.WhoAmIRequest())
+            assert (who.user, who.role) == ("admin", common_pb2.ROLE_OPERATOR)
+            keys = await client.admin.ListApiKeys(admin_pb2.ListApiKeysRequest())
+            assert len(keys.keys) == 1
+            assert one.key_file.read_text().strip() == given
+            await client.channel.close()
+            assert await one.end() == 0

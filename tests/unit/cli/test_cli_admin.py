@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -31,7 +32,7 @@ def test_users_and_keys(platform: Platform) -> None:
     secret = created.stdout.strip()
     assert created.stdout.count("\n") == 1
     assert "not shown again" in created.stderr
-    eve = Platform(platform.address, {"eve": secret})
+    eve = replace(platform, keys={"eve": secret})
     assert eve.data("whoami", user="eve")["role"] == "FINANCE"
     listed = platform.data("key", "list", "--user", "eve", user="op")
     assert [one["title"] for one in listed] == ["laptop"]
