@@ -97,16 +97,18 @@ async def serve(config: Config) -> int:
         async with _http(config, control_plane, metrics) as metrics_address:
             leading = asyncio.create_task(control_plane.start())
             stopped = asyncio.create_task(stop.wait())
-            await _first(leading, stopped, control_plane.failure)
-            if leading.done() and not stop.is_set():
-                leading.result()
-                await _lead(config, control_plane, api, {"listen": addresses, "metrics_listen": metrics_address})
-                await _first(stopped, control_plane.failure)
-            leading.cancel()
-            stopped.cancel()
-            await asyncio.gather(leading, stopped, return_exceptions=True)
-            log.info("stopping")
-            await api.stop(config.shutdown_grace_ms / 1000)
+            try:
+                await _first(leading, stopped, control_plane.failure)
+                if leading.done() and not stop.is_set():
+                    leading.result()
+                    await _lead(config, control_plane, api, {"listen": addresses, "metrics_listen": metrics_address})
+                    await _first(stopped, control_plane.failure)
+            finally:
+                leading.cancel()
+                stopped.cancel()
+                await asyncio.gather(leading, stopped, return_exceptions=True)
+                log.info("stopping")
+                await api.stop(config.shutdown_grace_ms / 1000)
     if control_plane.failure.done():
         log.error("this process leads no more: %s", control_plane.failure.result())
         return 1
