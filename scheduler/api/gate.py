@@ -7,6 +7,7 @@ gRPC's own parsing would answer a caller's broken message with UNKNOWN instead o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import secrets
@@ -34,6 +35,7 @@ from scheduler.domain.records import ApiKeyRecord
 
 log = logging.getLogger(__name__)
 _BEARER = "bearer "
+_HEAR_OUT_S = 1.0
 _NOBODY = Caller("", "", 0, "", Scope.OWN)
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
@@ -131,6 +133,8 @@ class Gate:
                 response = (await function(request, caller)).SerializeToString()
             except Exception as error:
                 failure = self._failure(name, error)
+                if method.client_streaming:
+                    await _hear_out(raw)
             else:
                 self._observer.rpc(name, "OK", perf_counter() - start)
                 return response
@@ -159,6 +163,8 @@ class Gate:
                     yield response.SerializeToString()
             except Exception as error:
                 failure = self._failure(name, error)
+                if method.client_streaming and responses is None:
+                    await _hear_out(raw)
             except asyncio.CancelledError:
                 if not self._closing:
                     raise
@@ -184,6 +190,14 @@ class Gate:
             f"Something went wrong on the server (incident {incident}); its log says what. The call may be tried again.",
             metadata={"incident": incident},
         )
+
+
+async def _hear_out(raw: AsyncIterator[bytes]) -> None:
+    """Take in what a refused caller is just sending: gRPC tells a caller that is cut off in the middle of a message only that."""
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(_HEAR_OUT_S):
+            async for _ in raw:
+                pass
 
 
 async def _abort(context: Context, failure: SuanliError) -> bytes:
