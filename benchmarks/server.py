@@ -15,10 +15,11 @@ from tests.support.platform import running_platform as running_parts
 
 @dataclass(frozen=True)
 class Server:
-    """A running control plane. ``key`` is the platform operator's."""
+    """A running control plane. ``key`` is the platform operator's; ``folder`` holds all that it keeps."""
 
     address: str
     key: str
+    folder: Path
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -42,7 +43,7 @@ def running_server(database_url: str = "") -> Iterator[Server]:
         daemon = Daemon("scheduler.server", folder / "server", settings, {})
         try:
             ready = json.loads(daemon.start())
-            yield Server(ready["listen"], (folder / "admin.key").read_text().strip())
+            yield Server(ready["listen"], (folder / "admin.key").read_text().strip(), folder)
         finally:
             daemon.end()
 
@@ -53,4 +54,4 @@ def running_platform(cpus: int) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="suanli-bench-") as name:
         defaults = {"heartbeat_interval_ms": 5_000, "lease_ttl_ms": 30_000}
         with running_parts(Path(name), cpus=cpus, memory_mib=64 * 1024, **defaults) as platform:
-            yield Server(platform.address, platform.keys["admin"])
+            yield Server(platform.address, platform.keys["admin"], Path(name))
