@@ -82,7 +82,7 @@ async def measure(server: Server, count: int, probes: int) -> dict[str, float]:
 def main() -> None:
     """Parse, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=3_000, help="`true` jobs submitted at once")
+    parser.add_argument("--jobs", type=int, default=5_000, help="`true` jobs submitted at once")
     parser.add_argument("--probes", type=int, default=100, help="single jobs on the idle cluster, for the latency")
     parser.add_argument("--cpus", type=int, default=16, help="cores the node declares")
     arguments = parser.parse_args()
