@@ -31,7 +31,7 @@ from scheduler.catalog.manifest import CatalogueError
 from scheduler.config import Config, load_config, split_address
 from scheduler.domain.errors import SuanliError
 from scheduler.domain.records import UserRecord
-from scheduler.planning.types import Policy
+from scheduler.planning.policy import Policy
 from scheduler.service.contract import Service
 from scheduler.service.control_plane import ControlPlane
 from scheduler.service.ids import RandomIds, WallClock

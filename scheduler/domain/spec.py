@@ -59,7 +59,8 @@ class Workload:
 class Shape:
     """All that decides where a job fits: jobs of one shape fit, or do not fit, alike.
 
-    ``pools`` holds "region/pool" or bare pool names; ``node_selector`` sorted (label, value) pairs.
+    ``pools`` holds "region/pool" or bare pool names; ``node_selector`` sorted (label, value) pairs. ``pack`` is "", "node", or the
+    node label ("rack", "zone", ...) that all replicas should share; with ``pack_required`` the job waits for such a place.
     """
 
     request: Resources
@@ -69,6 +70,9 @@ class Shape:
     required_regions: tuple[str, ...] = ()
     pools: tuple[str, ...] = ()
     node_selector: tuple[tuple[str, str], ...] = ()
+    data_sets: tuple[str, ...] = ()
+    pack: str = ""
+    pack_required: bool = False
 
     @property
     def total(self) -> Resources:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from scheduler.planning import wording
 from scheduler.planning.explain_pool import explain_pool
 from scheduler.planning.plan import Round
+from scheduler.planning.policy import Policy
 from scheduler.planning.position import Before, places_before
 from scheduler.planning.shares import Account
-from scheduler.planning.types import Explanation, GroupKey, PendingJob, Policy, PoolReason, Snapshot
+from scheduler.planning.types import Explanation, GroupKey, PendingJob, PoolReason, Snapshot
 
 # Of the codes of pools: from the one that needs the least to change to the one that needs the most.
 _NEARNESS = (

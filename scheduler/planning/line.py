@@ -43,7 +43,7 @@ class Line:
         """Where it stands among the lines of its project; lower is earlier."""
         job = self.job
         assert job is not None
-        return (-self.key.priority, job.submit_ms, job.job_no)
+        return (-self.key.priority, job.rank, job.job_no)
 
 
 class _Project:

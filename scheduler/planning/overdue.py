@@ -61,7 +61,7 @@ def overdue_line(
     old = [line for line in lines if line.job is not None and line.job.submit_ms <= waited_since_ms]
     if not old:
         return None
-    old.sort(key=lambda line: line.job[:2] if line.job else ())
+    old.sort(key=lambda line: (line.job.submit_ms, line.job.job_no) if line.job else ())
     parts = FairParts(accounts, lines)
 
     def could_run(line: Line) -> bool:

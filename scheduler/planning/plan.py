@@ -11,9 +11,10 @@ from scheduler.planning.fit import SiteKey
 from scheduler.planning.line import FairOrder, Line, lines_of
 from scheduler.planning.overdue import overdue_line
 from scheduler.planning.places import Places
+from scheduler.planning.policy import Policy
 from scheduler.planning.shares import Accounts
 from scheduler.planning.sites import sites_of
-from scheduler.planning.types import GroupKey, Plan, Policy, Snapshot, Start
+from scheduler.planning.types import GroupKey, Plan, Snapshot, Start
 
 
 def plan(snapshot: Snapshot, policy: Policy, now_ms: int) -> Plan:

@@ -62,10 +62,10 @@ def places_before(snapshot: Snapshot, accounts: Accounts, key: GroupKey, job: Pe
 
 def _older(snapshot: Snapshot, group: GroupKey, job: PendingJob) -> int:
     """How many places of a line stand before the job's."""
-    mark = (job.submit_ms, job.job_no)
+    mark = (job.rank, job.job_no)
     number = 0
     for pending in islice(snapshot.queue.jobs(group), MAX_WALK):
-        if (pending.submit_ms, pending.job_no) >= mark:
+        if (pending.rank, pending.job_no) >= mark:
             break
         number += 1
     return number

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from scheduler.domain.agent import AgentMessage
 from scheduler.domain.records import JobRecord, RequestRecord
 from scheduler.domain.states import JobState
-from scheduler.planning.types import Policy
+from scheduler.planning.policy import Policy
 from scheduler.service import agents, explaining, loading, rounds, submitting
 from scheduler.service.contract import JobExplanation, Submission
 from scheduler.service.observe import Observer

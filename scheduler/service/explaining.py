@@ -6,9 +6,11 @@ from dataclasses import replace
 
 from scheduler.domain.states import ACTIVE, PENDING, JobState
 from scheduler.planning.explain import explain as explain_place
-from scheduler.planning.types import Explanation, PendingJob, Policy
+from scheduler.planning.policy import Policy
+from scheduler.planning.types import Explanation
 from scheduler.service.contract import JobExplanation
 from scheduler.service.model import Job
+from scheduler.service.queue import pending
 from scheduler.service.state import State
 from scheduler.service.submitting import sentence
 
@@ -35,7 +37,7 @@ def explain(state: State, policy: Policy, job: Job) -> JobExplanation:
         return JobExplanation(record, Explanation("NONE", text), ())
     if job not in state.queue:
         return JobExplanation(record, _array(job), ())
-    place = PendingJob(job.submit_ms, job.job_no, max(1, job.startable_tasks))
+    place = pending(job)
     explained = explain_place(state.snapshot(), policy, state.now(), (job.group, place))
     return JobExplanation(record, replace(explained, message=sentence(explained.message)), ())
 

@@ -67,7 +67,7 @@ class Job:
     def group(self) -> GroupKey:
         """The line of the queue it stands in."""
         spec = self.spec
-        return GroupKey(spec.institution, spec.project, spec.priority, spec.shape)
+        return GroupKey(spec.institution, spec.project, self.user, spec.priority, spec.preemptible, spec.shape)
 
     @property
     def array_ended(self) -> int:

@@ -26,6 +26,20 @@ def _place(job: Job) -> _Place:
     return job.submit_ms, job.job_no, job.array_size
 
 
+def pending(job: Job) -> PendingJob:
+    """A waiting job as planning sees it."""
+    spec = job.spec
+    return PendingJob(
+        job.submit_ms,
+        job.job_no,
+        job.startable_tasks,
+        job.submit_ms,
+        spec.max_runtime_ms,
+        spec.max_runtime_ms,
+        spec.grace_ms,
+    )
+
+
 class Queue:
     """Implements ``scheduler.planning.types.PendingQueue`` over live jobs."""
 
@@ -67,7 +81,7 @@ class Queue:
     def jobs(self, key: GroupKey) -> Iterator[PendingJob]:
         """A line from its first on."""
         for job in self._groups[key].values():
-            yield PendingJob(job.submit_ms, job.job_no, job.startable_tasks)
+            yield pending(job)
 
     def size(self, key: GroupKey) -> int:
         """How many stand in a line."""

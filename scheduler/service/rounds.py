@@ -5,7 +5,8 @@ from __future__ import annotations
 from scheduler.domain.agent import Launch
 from scheduler.domain.states import JobState
 from scheduler.planning.plan import plan
-from scheduler.planning.types import Policy, Start
+from scheduler.planning.policy import Policy
+from scheduler.planning.types import Start
 from scheduler.service.model import Attempt, Job
 from scheduler.service.state import State
 

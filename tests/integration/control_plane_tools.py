@@ -23,7 +23,7 @@ from scheduler.domain.agent import (
 from scheduler.domain.records import InstitutionRecord, JobRecord
 from scheduler.domain.spec import JobSpec
 from scheduler.domain.states import AttemptOutcome
-from scheduler.planning.types import Policy
+from scheduler.planning.policy import Policy
 from scheduler.service import tenants
 from scheduler.service.contract import AgentSession, Submission
 from scheduler.service.control_plane import ControlPlane

@@ -10,7 +10,8 @@ from fractions import Fraction
 from scheduler.domain.agent import ReplicaPlacement
 from scheduler.domain.resources import GPU_UNIT, Resources
 from scheduler.domain.spec import Shape
-from scheduler.planning.types import GroupKey, NodeView, PendingJob, Plan, Policy, PoolKey, Snapshot, Start
+from scheduler.planning.policy import Policy
+from scheduler.planning.types import GroupKey, NodeView, PendingJob, Plan, PoolKey, Snapshot, Start
 
 SiteId = tuple[str, str, str, bool]
 FAR = 10**9

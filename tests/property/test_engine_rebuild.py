@@ -13,7 +13,7 @@ from scheduler.domain.agent import Checkpointed
 from scheduler.domain.errors import FailedPrecondition
 from scheduler.domain.resources import Resources
 from scheduler.domain.states import AttemptOutcome, JobState
-from scheduler.planning.types import Policy
+from scheduler.planning.policy import Policy
 from scheduler.service import tenants
 from scheduler.service.engine import Engine
 from tests.unit.service.harness import CODEC, Site, node, spec

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from scheduler.domain.spec import PriorityClass, Shape
 from scheduler.planning.plan import plan
-from scheduler.planning.types import GroupKey, Policy, Start
+from scheduler.planning.policy import Policy
+from scheduler.planning.types import GroupKey, Start
 from tests.unit.planning.builders import World, node, shape
 
 STEP_MS = 1000

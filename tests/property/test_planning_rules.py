@@ -12,7 +12,8 @@ from scheduler.domain.spec import PriorityClass
 from scheduler.planning.explain import explain
 from scheduler.planning.feasible import could_ever_fit
 from scheduler.planning.plan import plan
-from scheduler.planning.types import UNLIMITED, Policy, Snapshot, TenantView
+from scheduler.planning.policy import Policy
+from scheduler.planning.types import UNLIMITED, Snapshot, TenantView
 from tests.property.reference_planner import reference_plan
 from tests.unit.planning.builders import ListQueue, World, node, shape
 

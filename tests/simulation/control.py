@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from protos.suanli.v1 import regions_pb2
 from scheduler.domain.agent import Hello
 from scheduler.domain.errors import Unavailable
-from scheduler.planning.types import Policy
+from scheduler.planning.policy import Policy
 from scheduler.service.engine import Engine
 from scheduler.service.state import Settings, Turn
 from scheduler.wire.agent import command_to_proto, message_from_proto

@@ -29,7 +29,7 @@ from scheduler.api.permissions import Role
 from scheduler.api.serving import ApiServer, Tls
 from scheduler.catalog.catalogue import Catalogue
 from scheduler.domain.records import InstitutionRecord, UserRecord
-from scheduler.planning.types import Policy
+from scheduler.planning.policy import Policy
 from scheduler.service.control_plane import ControlPlane
 from scheduler.service.ids import RandomIds, WallClock
 from scheduler.service.state import Settings

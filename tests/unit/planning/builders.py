@@ -79,12 +79,20 @@ class World:
         priority: PriorityClass = PriorityClass.NORMAL,
         submit_ms: int = 0,
         tasks: int = 1,
+        user: str = "someone",
+        preemptible: bool = False,
+        rank: int | None = None,
+        expected_ms: int = 3_600_000,
+        limit_ms: int = 86_400_000,
     ) -> list[int]:
         """Queue ``count`` jobs; answers their numbers."""
-        key = GroupKey(institution, project, priority, wanted)
+        key = GroupKey(institution, project, user, priority, preemptible, wanted)
         numbers = list(range(self.next_no, self.next_no + count))
         self.next_no += count
-        self.lines.setdefault(key, []).extend(PendingJob(submit_ms, number, tasks) for number in numbers)
+        self.lines.setdefault(key, []).extend(
+            PendingJob(submit_ms if rank is None else rank, number, tasks, submit_ms, expected_ms, limit_ms)
+            for number in numbers
+        )
         self.institutions.setdefault(institution, TenantView(1))
         self.projects.setdefault((institution, project), TenantView(1))
         return numbers

@@ -6,7 +6,8 @@ from scheduler.domain.resources import Resources
 from scheduler.domain.spec import PriorityClass, Shape
 from scheduler.planning.explain import explain
 from scheduler.planning.feasible import Infeasible, UnknownPlace, could_ever_fit
-from scheduler.planning.types import Explanation, Policy, PoolKey, TenantView
+from scheduler.planning.policy import Policy
+from scheduler.planning.types import Explanation, PoolKey, TenantView
 from tests.unit.planning.builders import World, node, shape
 
 GIB = 1024

@@ -11,7 +11,8 @@ from scheduler.domain.agent import ReplicaPlacement
 from scheduler.domain.resources import Resources
 from scheduler.domain.spec import PriorityClass
 from scheduler.planning.plan import plan
-from scheduler.planning.types import Policy, TenantView
+from scheduler.planning.policy import Policy
+from scheduler.planning.types import TenantView
 from tests.unit.planning.builders import World, node, shape
 
 

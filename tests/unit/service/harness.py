@@ -26,7 +26,7 @@ from scheduler.domain.records import EventRecord, InstitutionRecord, JobRecord, 
 from scheduler.domain.resources import Resources
 from scheduler.domain.spec import JobSpec
 from scheduler.domain.states import AttemptOutcome, JobState
-from scheduler.planning.types import Policy
+from scheduler.planning.policy import Policy
 from scheduler.service import tenants
 from scheduler.service.contract import Submission
 from scheduler.service.engine import Engine
