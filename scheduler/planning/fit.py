@@ -11,12 +11,18 @@ from typing import NamedTuple
 
 from scheduler.domain.resources import GPU_UNIT, Resources
 from scheduler.domain.spec import Shape
+from scheduler.planning.policy import HOUR_MS, Policy, PoolPolicy
 from scheduler.planning.types import NodeView, PoolKey
 
 NO_RANK = 1 << 30
 """The rank of what a list of preferences does not name."""
 MAX_REPLICAS = 1 << 20
 """More than any gang has: what fits of a request that asks for nothing."""
+
+DEFAULT_BANDWIDTH_MIB_S = 100
+MINOR_UNITS = 100
+"""Minor units of currency in a major one."""
+NO_POOL_POLICY = PoolPolicy()
 
 
 class SiteKey(NamedTuple):
@@ -36,12 +42,13 @@ class SiteKey(NamedTuple):
 class Rank(NamedTuple):
     """How well a site suits a job before packing is looked at; lower is better, compared field by field.
 
-    ``spare_gpus`` is 1 when a job without GPUs would stand on GPU nodes, which is the last resort.
+    ``spare_gpus`` is 1 when a job without GPUs would stand on GPU nodes, which is the last resort; ``region`` and
+    ``accelerator`` are the places in the job's own lists; ``cost`` the policy's weighted terms (``site_cost``).
     """
 
     spare_gpus: int
     region: int
-    away_from_home: int
+    cost: int
     accelerator: int
 
 
@@ -67,11 +74,30 @@ def accelerator_allowed(accelerator: str, has_gpus: bool, shape: Shape) -> bool:
     return has_gpus or shape.request.gpu_milli == 0
 
 
-def site_allowed(site: SiteKey, shape: Shape) -> bool:
-    """Whether all rules about region, pool and accelerator hold."""
+def data_regions(shape: Shape, policy: Policy) -> frozenset[str] | None:
+    """The regions in which all of the job's data sets may be processed; None: any."""
+    allowed: frozenset[str] | None = None
+    for name in shape.data_sets:
+        data_set = policy.data_sets.get(name)
+        if data_set is not None and data_set.allowed_regions:
+            here = frozenset(data_set.allowed_regions)
+            allowed = here if allowed is None else allowed & here
+    return allowed
+
+
+def spot_allowed(pool: PoolKey, policy: Policy, preemptible: bool) -> bool:
+    """Whether the pool takes such jobs: nodes of a spot pool may go at any time."""
+    return preemptible or not policy.pools.get(str(pool), NO_POOL_POLICY).spot
+
+
+def site_allowed(site: SiteKey, shape: Shape, policy: Policy, preemptible: bool) -> bool:
+    """Whether all rules about region, data, pool and accelerator hold."""
+    regions = data_regions(shape, policy)
     return (
         region_allowed(site.region, shape)
+        and (regions is None or site.region in regions)
         and pool_allowed(site.pool_key, shape)
+        and spot_allowed(site.pool_key, policy, preemptible)
         and accelerator_allowed(site.accelerator, site.has_gpus, shape)
     )
 
@@ -81,14 +107,47 @@ def labels_match(node: NodeView, shape: Shape) -> bool:
     return all(pair in node.labels for pair in shape.node_selector)
 
 
-def rank(site: SiteKey, shape: Shape, home_region: str) -> Rank:
+def rank(site: SiteKey, shape: Shape, home_region: str, policy: Policy) -> Rank:
     """How the site stands in the job's preferences; ``home_region`` is its institution's (empty: none)."""
     return Rank(
         int(site.has_gpus and shape.request.gpu_milli == 0),
         _position(site.region, shape.preferred_regions),
-        int(bool(home_region) and site.region != home_region),
+        site_cost(site, shape, home_region, policy),
         _position(site.accelerator, shape.accelerators),
     )
+
+
+def site_cost(site: SiteKey, shape: Shape, home_region: str, policy: Policy) -> int:
+    """The policy's weighted terms, in thousandths of a point: 1 point is being away from home, an hour of moving data, one major
+    unit of currency an hour, or running at half the usual speed (``ScorePolicy``)."""
+    weights = policy.score
+    cost = weights.home if home_region and site.region != home_region else 0
+    if weights.locality and shape.data_sets:
+        cost += weights.locality * move_ms(site.region, shape, policy) // HOUR_MS
+    if weights.price:
+        prices = policy.pools.get(str(site.pool_key), NO_POOL_POLICY)
+        total = shape.total
+        per_hour = total.cpu_milli * prices.cpu_core_hour + total.gpu_milli * prices.gpu_hour
+        cost += weights.price * per_hour // (1000 * MINOR_UNITS)
+    if weights.speed and site.accelerator:
+        speed = policy.speed_milli.get(site.accelerator, 1000)
+        cost += weights.speed * (1_000_000 // max(1, speed) - 1000) // 1000
+    return cost
+
+
+def move_ms(region: str, shape: Shape, policy: Policy) -> int:
+    """How long it takes to bring the job's data sets to a region, each from the nearest region that has it."""
+    total = 0
+    for name in shape.data_sets:
+        data_set = policy.data_sets.get(name)
+        if data_set is not None and data_set.regions and region not in data_set.regions:
+            total += min(data_set.size_mib * 1000 // _bandwidth(source, region, policy) for source in data_set.regions)
+    return total
+
+
+def _bandwidth(source: str, target: str, policy: Policy) -> int:
+    known = policy.bandwidth_mib_s
+    return max(1, known.get(f"{source}/{target}", known.get("", DEFAULT_BANDWIDTH_MIB_S)))
 
 
 def _position(name: str, names: Sequence[str]) -> int:

@@ -2,80 +2,164 @@
 
 from __future__ import annotations
 
-from itertools import groupby
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from scheduler.domain.agent import ReplicaPlacement
 from scheduler.domain.spec import Shape
-from scheduler.planning.fit import Rank, SiteKey, labels_match, rank, replicas_when_empty, site_allowed
-from scheduler.planning.sites import Left, Ranking, Site
+from scheduler.planning.fit import Rank, rank, site_allowed
+from scheduler.planning.guarantees import Standing
+from scheduler.planning.kernels import Flags, Ints
+from scheduler.planning.policy import Policy
+from scheduler.planning.sites import Site
+
+if TYPE_CHECKING:
+    from scheduler.planning.board import Board
+
+StandingIn = Callable[[Site], Standing]
+
+
+class PlacesKey(NamedTuple):
+    """All that decides where jobs may go."""
+
+    shape: Shape
+    home_region: str
+    preemptible: bool
 
 
 class Places:
-    """The sites a shape may use, in tiers of equal preference, for institutions of one home region.
+    """The sites a shape may use, best first, for institutions of one home region."""
 
-    A site without room is forgotten for the round: nothing is released while a round goes on, so this is exact.
-    """
-
-    def __init__(self, sites: list[Site], shape: Shape, home_region: str) -> None:
-        self.shape = shape
-        allowed = [site for site in sites if site_allowed(site.key, shape)]
-        ranked = sorted((rank(site.key, shape, home_region), site.key, site) for site in allowed)
-        self._tiers: list[tuple[Rank, list[Site]]] = [
-            (key, [site for _, _, site in tier]) for key, tier in groupby(ranked, key=lambda each: each[0])
+    def __init__(self, board: Board, policy: Policy, key: PlacesKey) -> None:
+        self._board = board
+        self.shape = key.shape
+        self.preemptible = key.preemptible
+        ranked = [
+            (rank(site.key, key.shape, key.home_region, policy), site)
+            for site in board.sites
+            if site_allowed(site.key, key.shape, policy, key.preemptible)
         ]
-        self._rankings: list[list[Ranking]] | None = None
-        self._usable_empty: list[Site] | None = None
+        ranked.sort(key=lambda each: (each[0], each[1].key))
+        self.ranked: list[tuple[Rank, Site]] = ranked
+        self._holds: list[tuple[Rank, Site]] = []
+        self._holds_as_of = -1
+        self._full_as_of = (-1, -1)
 
-    def place(self) -> tuple[SiteKey, tuple[ReplicaPlacement, ...]] | None:
-        """Place one job of the shape and count it as placed, or answer None: it fits nowhere for the rest of the round."""
-        if self._rankings is None:
-            self._rankings = [[site.ranking(self.shape) for site in tier if not site.closed] for _, tier in self._tiers]
-        rankings = self._rankings
-        while rankings:
-            found = self._place_in(rankings[0])
+    @property
+    def full(self) -> bool:
+        """Whether nothing of the shape fits anywhere for the rest of the round. Nothing is released while it goes on."""
+        return self._full_as_of == (self._board.round_no, 0)
+
+    def fits_somewhere(self) -> bool:
+        """Whether one replica fits on some site; a quick look before a round."""
+        for _, site in self.ranked:
+            if site.online and site.ranking(self.shape).best() >= 0:
+                return True
+        self._full_as_of = (self._board.round_no, 0)
+        return False
+
+    def place(self, standing_in: StandingIn | None) -> tuple[Site, tuple[ReplicaPlacement, ...]] | None:
+        """Place one job of the shape and take what it needs, or answer None: it fits nowhere it may stand now.
+
+        ``standing_in`` says how the job would stand on a site; None: nothing is guaranteed to anybody.
+        """
+        if self.full:
+            return None
+        barred = False
+        best: tuple[object, ...] | None = None
+        chosen: tuple[Site, list[int]] | None = None
+        for how, site in self.ranked:
+            if not site.online:
+                continue
+            standing = standing_in(site) if standing_in else Standing.OWN
+            if not standing.allowed:
+                barred = True
+                continue
+            place = (how.spare_gpus, how.region, standing, how.cost, how.accelerator)
+            if best is not None and place > best[:5]:
+                if standing_in is None:
+                    break
+                continue
+            found = self._on(site)
             if found is not None:
-                return found
-            del rankings[0]
-        return None
+                score, numbers = found
+                offer = (*place, *score)
+                if best is None or offer < best:
+                    best, chosen = offer, (site, numbers)
+        if chosen is None:
+            if not barred:
+                self._full_as_of = (self._board.round_no, 0)
+            return None
+        site, numbers = chosen
+        return site, (site.place(self.shape, numbers) if self.shape.replicas == 1 else self._fill(site, numbers))
 
-    def _place_in(self, tier: list[Ranking]) -> tuple[SiteKey, tuple[ReplicaPlacement, ...]] | None:
-        """Try the sites of a tier, the one with the tightest node first; drop those without room."""
-        while tier:
-            chosen = tier[0] if len(tier) == 1 else _tightest(tier)
-            placed = chosen.place(self.shape.replicas)
-            if placed is not None:
-                return chosen.site.key, placed
-            tier.remove(chosen)
-        return None
+    def _on(self, site: Site) -> tuple[tuple[object, ...], list[int]] | None:
+        """How well the job would stand on a site, to compare sites by, and where: one node, or the nodes its gang may use."""
+        ranking = site.ranking(self.shape)
+        number = ranking.best()
+        if number < 0:
+            return None
+        score = (int(ranking.scores[number]), site.ids[number], site.key)
+        if self.shape.replicas == 1:
+            return (0, *score), [number]
+        nodes = gang_nodes(site, self.shape, site.rooms(self.shape))
+        return None if nodes is None else ((nodes[0], *score), nodes[1])
 
-    def usable_when_empty(self) -> list[Site]:
+    def _fill(self, site: Site, numbers: list[int]) -> tuple[ReplicaPlacement, ...]:
+        """Place a gang on these nodes, which have room for it: each replica where it then stands best."""
+        ranking = site.ranking(self.shape)
+        outside: Flags = np.ones(len(site.ids), np.bool_)
+        outside[numbers] = False
+        placed: list[ReplicaPlacement] = []
+        for _ in range(self.shape.replicas):
+            number = ranking.best_but(outside)
+            placed += site.place(self.shape, [number])
+        return tuple(placed)
+
+    def usable_when_empty(self) -> list[tuple[Rank, Site]]:
         """The sites whose schedulable nodes could hold the job if nothing else stood on them.
 
         GPU nodes count for a job without GPUs only when no site without GPUs could.
         """
-        if self._usable_empty is None:
-            holds = [(key, site) for key, tier in self._tiers for site in tier if self._holds_empty(site)]
-            last_resort = min((key.spare_gpus for key, _ in holds), default=0)
-            self._usable_empty = [site for key, site in holds if key.spare_gpus == last_resort]
-        return self._usable_empty
+        if self._holds_as_of != self._board.capacity_version:
+            holds = [(how, site) for how, site in self.ranked if site.online and self._holds_empty(site)]
+            last_resort = min((how.spare_gpus for how, _ in holds), default=0)
+            self._holds = [(how, site) for how, site in holds if how.spare_gpus == last_resort]
+            self._holds_as_of = self._board.capacity_version
+        return self._holds
 
     def _holds_empty(self, site: Site) -> bool:
-        missing = self.shape.replicas
-        for node in site.nodes:
-            if labels_match(node, self.shape):
-                missing -= replicas_when_empty(self.shape.request, node)
-                if missing <= 0:
-                    return True
-        return False
+        return gang_nodes(site, self.shape, site.rooms_when_empty(self.shape)) is not None
 
 
-def _tightest(tier: list[Ranking]) -> Ranking:
-    """The ranking whose best node has the least left; ties go to the first node id, then to the first site."""
-    best: tuple[Left, str, int] | None = None
-    for number, ranking in enumerate(tier):
-        left = ranking.best()
-        if left is not None:
-            candidate = (left._replace(node=0), ranking.site.nodes[left.node].node_id, number)
-            if best is None or candidate < best:
-                best = candidate
-    return tier[best[2]] if best is not None else tier[0]
+def gang_nodes(site: Site, shape: Shape, rooms: Ints) -> tuple[int, list[int]] | None:
+    """The nodes on which a gang should stand, with the number of domains they are in; None: it has no room.
+
+    ``rooms``: how many replicas each node has room for. With ``shape.pack``: the tightest domain that holds them all; where none
+    does and it is not required, the fewest domains, the roomiest first.
+    """
+    needed = shape.replicas
+    rooms = np.minimum(rooms, needed)
+    if int(rooms.sum()) < needed:
+        return None
+    if not shape.pack:
+        return 0, [int(number) for number in np.nonzero(rooms)[0]]
+    domain_of, count = site.domains(shape.pack)
+    room_in = np.bincount(domain_of, weights=rooms, minlength=count).astype(np.int64)
+    whole = np.nonzero(room_in >= needed)[0]
+    if len(whole):
+        domains = [int(whole[np.argmin(room_in[whole])])]
+    elif shape.pack_required:
+        return None
+    else:
+        domains = []
+        for domain in np.argsort(-room_in, kind="stable"):
+            tight = np.nonzero((room_in >= needed) & ~np.isin(np.arange(count), domains))[0]
+            if len(tight):
+                domains.append(int(tight[np.argmin(room_in[tight])]))
+                break
+            domains.append(int(domain))
+            needed -= int(room_in[domain])
+    return len(domains), [int(number) for number in np.nonzero(np.isin(domain_of, domains) & (rooms > 0))[0]]

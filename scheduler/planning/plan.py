@@ -1,95 +1,318 @@
-"""The planner: who starts where, now.
+"""The planner: who starts where, now, who is stopped for it, and what is kept free for whom.
 
-``docs/explanation/fairness.md`` says the same in words and formulas.
+``docs/explanation/fairness.md`` and ``docs/explanation/placement.md`` say the same in words and formulas.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from scheduler.domain.agent import ReplicaPlacement
-from scheduler.domain.spec import Shape
-from scheduler.planning.fit import SiteKey
-from scheduler.planning.line import FairOrder, Line, lines_of
+from scheduler.planning.board import Board
+from scheduler.planning.evicting import Evictor
+from scheduler.planning.guarantees import Guarantees, Standing
+from scheduler.planning.order import FairOrder, Forest, Line
 from scheduler.planning.overdue import overdue_line
-from scheduler.planning.places import Places
+from scheduler.planning.places import Places, PlacesKey
 from scheduler.planning.policy import Policy
-from scheduler.planning.shares import Accounts
-from scheduler.planning.sites import sites_of
-from scheduler.planning.types import GroupKey, Plan, Snapshot, Start
+from scheduler.planning.reserving import Opening, earliest, keep, squeeze
+from scheduler.planning.scoring import Scorer
+from scheduler.planning.shares import Accounts, FairParts
+from scheduler.planning.sites import Site
+from scheduler.planning.types import Eviction, GroupKey, PendingJob, Plan, Reservation, Snapshot, Start
+
+MAX_LOOKS = 2_000
+"""For so many blocked lines in a round, and jobs behind their first, it is seen whether anything can be done while they wait."""
+_MAX_PLACES = 100_000
 
 
 def plan(snapshot: Snapshot, policy: Policy, now_ms: int) -> Plan:
-    """Decide which pending jobs start now, and on which nodes and GPUs.
+    """Decide which pending jobs start now, on which nodes and GPUs, and which running ones are stopped for others.
 
     A pure function of its arguments: the same snapshot, policy and time give the same plan. The starts stand in the order of
     planning; each is whole (all replicas placed), within quotas and capacity when applied after those before it. An array
-    appears once for each task to start. Its cost grows with the nodes, the groups of the queue and the starts, not with the
-    jobs waiting.
+    appears once for each task to start.
     """
-    return Round(snapshot).run(policy, now_ms)
+    return Planner().plan(snapshot, policy, now_ms)
+
+
+class Planner:
+    """Plans round after round, and carries over what it derived from what has not changed.
+
+    What it answers is what ``plan`` answers. ``Snapshot.changes`` must then name all that has changed since the last call.
+    """
+
+    def __init__(self) -> None:
+        self.board = Board(Scorer())
+        self.accounts = Accounts()
+        self.guarantees = Guarantees(Policy())
+        self.forest = Forest(0)
+        self._policy: Policy | None = None
+        self._places: dict[PlacesKey, Places] = {}
+        self._waiting: dict[PlacesKey, int] = {}
+        self._structure = -1
+
+    def plan(self, snapshot: Snapshot, policy: Policy, now_ms: int) -> Plan:
+        """One round."""
+        return self.begin(snapshot, policy, now_ms).run()
+
+    def begin(self, snapshot: Snapshot, policy: Policy, now_ms: int) -> Round:
+        """Become what the snapshot says, and be ready to plan."""
+        changes = snapshot.changes
+        groups: Iterable[GroupKey] | None = changes.groups if changes is not None else None
+        if policy is not self._policy:
+            self._use(policy)
+            groups = None
+        self.board.begin(snapshot)
+        if self.board.structure != self._structure:
+            self._structure = self.board.structure
+            self._places.clear()
+        self._homes = snapshot.institutions
+        for key, came in self.forest.see(snapshot.queue, groups):
+            self._count(self.places_key(key), 1 if came else -1)
+        self.accounts.begin(snapshot, self.board.capacity, policy.order)
+        self.guarantees.begin(snapshot, self.board.pool_capacity, self.board.capacity)
+        return Round(self, snapshot, policy, now_ms)
+
+    def _use(self, policy: Policy) -> None:
+        self._policy = policy
+        self.guarantees = Guarantees(policy)
+        self.forest = Forest(len(policy.order.fair_levels))
+        self._places.clear()
+        self._waiting.clear()
+
+    def _count(self, key: PlacesKey, change: int) -> None:
+        count = self._waiting.get(key, 0) + change
+        if count > 0:
+            self._waiting[key] = count
+        else:
+            self._waiting.pop(key, None)
+
+    def places_key(self, key: GroupKey) -> PlacesKey:
+        """What decides where a line's jobs may go."""
+        return PlacesKey(key.shape, self._homes[key.institution].home_region, key.preemptible)
+
+    def places_of(self, key: GroupKey) -> Places:
+        """Where a line's jobs may go; the same for all lines of one shape and home region."""
+        return self._places_at(self.places_key(key))
+
+    def _places_at(self, key: PlacesKey) -> Places:
+        places = self._places.get(key)
+        if places is None:
+            assert self._policy is not None
+            if len(self._places) >= _MAX_PLACES:
+                self._places.clear()
+            places = self._places[key] = Places(self.board, self._policy, key)
+        return places
+
+    def open_places(self) -> int:
+        """For how many of the kinds of jobs that wait something is free."""
+        return sum(self._places_at(key).fits_somewhere() for key in self._waiting)
 
 
 class Round:
-    """One round of planning: the overlay of what has been handed out so far."""
+    """One round of planning: what has been handed out and kept free so far."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
-        self.sites = sites_of(snapshot)
-        self.lines = lines_of(snapshot)
-        self.accounts = Accounts(snapshot)
-        self._institutions = snapshot.institutions
-        self._places: dict[tuple[Shape, str], Places] = {}
-        self._places_of_group: dict[GroupKey, Places] = {}
+    def __init__(self, planner: Planner, snapshot: Snapshot, policy: Policy, now_ms: int) -> None:
+        self.planner, self.snapshot, self.policy, self.now_ms = planner, snapshot, policy, now_ms
+        self.accounts, self.guarantees = planner.accounts, planner.guarantees
+        self.evictor = Evictor(planner.board, snapshot, policy, self.accounts, self.guarantees, now_ms)
+        self.starts: list[Start] = []
+        self.evictions: list[Eviction] = []
+        self.reservations: list[Reservation] = []
+        self._lines: dict[GroupKey, Line] = {}
+        self._kept_until = 0
+        """The latest begin of any reservation: what ends later need not look for room before one."""
+        self._open_places = 0
+        self._looks = MAX_LOOKS
+        self._more = False
 
-    def places_of(self, key: GroupKey) -> Places:
-        """Where a group's jobs may go; the same for all groups of one shape and home region."""
-        places = self._places_of_group.get(key)
-        if places is None:
-            shape_key = (key.shape, self._institutions[key.institution].home_region)
-            places = self._places.get(shape_key)
-            if places is None:
-                places = self._places[shape_key] = Places(self.sites, *shape_key)
-            self._places_of_group[key] = places
-        return places
-
-    def overdue(self, policy: Policy, now_ms: int) -> Line | None:
-        """The line that goes first because it has waited too long, if there is one."""
-        return overdue_line(self.lines, self.accounts, self.places_of, now_ms - policy.max_passed_over_ms)
-
-    def run(self, policy: Policy, now_ms: int) -> Plan:
+    def run(self) -> Plan:
         """Make the plan. A round is run once."""
-        starts: list[Start] = []
-        if not self.sites or policy.max_starts_per_round < 1:
+        if not self.planner.board.sites or self.policy.max_starts_per_round < 1 or not len(self.planner.forest):
             return Plan()
-        overdue = self.overdue(policy, now_ms)
-        if overdue is not None:
-            self._start_overdue(overdue, starts)
-        order = FairOrder(self.lines, self.accounts)
-        while (line := order.next()) is not None:
-            key = line.key
-            allowed = self.accounts.allow(key.institution, key.project, key.shape.total)
-            found = self.places_of(key).place() if allowed else None
-            if found is None:
+        served = self._first_those_with_claims()
+        self._then_the_overdue(served)
+        self._then_all_others(served)
+        return Plan(tuple(self.starts), self._more, tuple(self.evictions), tuple(self.reservations))
+
+    def line_of(self, key: GroupKey) -> Line:
+        """The line in the course of this round."""
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = Line(key, self.snapshot.queue.jobs(key))
+        return line
+
+    # --- the parts of a round -----------------------------------------------------------------------------------------
+
+    def _first_those_with_claims(self) -> set[int]:
+        """Jobs for which others have been stopped: they start, or what was freed for them is kept."""
+        served: set[int] = set()
+        for job_no, key in sorted(self.snapshot.claims.items()):
+            job = self._find(key, job_no)
+            if job is not None and self.accounts.allow(key, key.shape.total):
+                self._serve(key, job, served, may_evict=False)
+        return served
+
+    def _find(self, key: GroupKey, job_no: int) -> PendingJob | None:
+        if not self.snapshot.queue.size(key):
+            return None
+        for looked, job in enumerate(self.snapshot.queue.jobs(key)):
+            if job.job_no == job_no:
+                return job
+            if looked >= self.policy.backfill.look:
+                break
+        return None
+
+    def _then_the_overdue(self, served: set[int]) -> None:
+        """The job that has waited too long starts, or has the next reservation."""
+        until = self.now_ms - self.policy.max_passed_over_ms
+        key = overdue_line(self.planner.forest, until, self._parts, self._could_run)
+        if key is not None:
+            job = self.snapshot.queue.head(key)
+            if job.job_no not in served:
+                self._serve(key, job, served, may_evict=True)
+
+    def _serve(self, key: GroupKey, job: PendingJob, served: set[int], *, may_evict: bool) -> None:
+        """Deal with a job before the others: once, and in whatever way is possible."""
+        if self._start(key, job):
+            line = self.line_of(key)
+            if line.job is not None and line.job.job_no == job.job_no:
+                line.started()
+                return
+            # Its place in line comes later: the other tasks, if it is an array, have their turn in the next round.
+            self._more = self._more or job.tasks > 1
+        elif not (may_evict and self._evict(key, job)):
+            self._reserve(key, job)
+        served.add(job.job_no)
+
+    def _parts(self) -> FairParts:
+        return FairParts(self.accounts, self.snapshot, self.planner.forest.depth)
+
+    def _could_run(self, key: GroupKey) -> bool:
+        return self.accounts.allow(key, key.shape.total) and bool(self.planner.places_of(key).usable_when_empty())
+
+    def _then_all_others(self, served: set[int]) -> None:
+        """All others, in order, as long as something may be done for any of them."""
+        planner = self.planner
+        self._open_places = planner.open_places()
+        order = FairOrder(planner.forest, self.accounts, self.guarantees, self._lines, self.line_of, self._worth)
+        while (self._open_places or self._looks) and (line := order.next()) is not None:
+            job, key = line.job, line.key
+            assert job is not None
+            if job.job_no in served:
+                line.skip()
+                order.started()
+            elif not self.accounts.allow(key, key.shape.total):
                 order.drop()
-                continue
-            if len(starts) >= policy.max_starts_per_round:
-                return Plan(tuple(starts), truncated=True)
-            starts.append(_start(line, *found))
+            elif len(self.starts) < self.policy.max_starts_per_round:
+                self._try(line, job, order)
+            elif planner.places_of(key).full or not planner.places_of(key).fits_somewhere():
+                order.drop()
+            else:
+                self._more = True
+                return
+
+    def _try(self, line: Line, job: PendingJob, order: FairOrder) -> None:
+        """The next line in order: start its first job, or do what can be done for it while it waits."""
+        places = self.planner.places_of(line.key)
+        was_full = places.full
+        if not was_full and self._start(line.key, job):
+            line.started()
             order.started()
-        return Plan(tuple(starts))
-
-    def _start_overdue(self, line: Line, starts: list[Start]) -> None:
-        """Start the overdue job before all others, or else keep free what it could use."""
-        key = line.key
-        found = self.places_of(key).place()
-        if found is None:
-            for site in self.places_of(key).usable_when_empty():
-                site.closed = True
             return
-        starts.append(_start(line, *found))
-        self.accounts.add(key.institution, key.project, key.shape.total)
-        line.started()
+        if places.full and not was_full:
+            self._open_places -= 1
+        if self._looks:
+            self._looks -= 1
+            self._blocked(line, job)
+        order.drop()
 
+    def _worth(self, key: GroupKey) -> bool:
+        """Whether a line is worth a look: something may fit, or something may be done for it while it waits."""
+        return bool(self._looks) or not self.planner.places_of(key).full
 
-def _start(line: Line, site: SiteKey, replicas: tuple[ReplicaPlacement, ...]) -> Start:
-    job = line.job
-    assert job is not None
-    return Start(job.job_no, site.region, site.pool, site.accelerator, replicas)
+    def _blocked(self, line: Line, job: PendingJob) -> None:
+        """The line's first job does not fit now: stop others for it, or reserve, and see whether it can run in between."""
+        key = line.key
+        if not self._evict(key, job) and len(self.reservations) < self.policy.backfill.reservations:
+            self._reserve(key, job)
+        if self._kept_until > self.now_ms:
+            self._squeeze(line)
+
+    # --- what can be done for a job -----------------------------------------------------------------------------------
+
+    def _standing_in(self, key: GroupKey, site: Site) -> Standing:
+        return self.guarantees.standing(key.institution, site.key.pool_key, key.shape.total, key.preemptible)
+
+    def _start(self, key: GroupKey, job: PendingJob) -> bool:
+        """Place a job where it stands best."""
+        standing_in = (lambda site: self._standing_in(key, site)) if self.guarantees else None
+        found = self.planner.places_of(key).place(standing_in)
+        if found is None:
+            return False
+        self._started(key, job, *found)
+        return True
+
+    def _started(self, key: GroupKey, job: PendingJob, site: Site, replicas: tuple[ReplicaPlacement, ...]) -> None:
+        where = site.key
+        self.starts.append(Start(job.job_no, where.region, where.pool, where.accelerator, replicas))
+        total = key.shape.total
+        self.accounts.add(key, total)
+        self.guarantees.add(key.institution, where.pool_key, total, key.preemptible)
+
+    def _sites_for(self, key: GroupKey) -> list[Site]:
+        """Where the job may stand and could if it were empty, best first."""
+        sites = [site for _, site in self.planner.places_of(key).usable_when_empty()]
+        return [site for site in sites if self._standing_in(key, site).allowed] if self.guarantees else sites
+
+    def _reserve(self, key: GroupKey, job: PendingJob) -> None:
+        """Keep the place free at which the job can start first."""
+        opening = earliest(self._sites_for(key), key.shape, self.now_ms)
+        if opening is not None:
+            keep(opening, key.shape)
+            self._note(key, job, opening)
+
+    def _note(self, key: GroupKey, job: PendingJob, opening: Opening) -> None:
+        self._kept_until = max(self._kept_until, opening.start_ms)
+        site = opening.site
+        nodes = tuple(site.ids[number] for number in opening.numbers)
+        where = site.key
+        self.reservations.append(
+            Reservation(job.job_no, where.region, where.pool, where.accelerator, nodes, opening.start_ms)
+        )
+
+    def _evict(self, key: GroupKey, job: PendingJob) -> bool:
+        """Stop others for the job, if the policy says so and it helps."""
+        if not self.evictor.possible:
+            return False
+        victims = self.evictor.find(key, job, self.planner.places_of(key))
+        if victims is None:
+            return False
+        self.evictions += victims.evictions
+        keep(victims.opening, key.shape, victims.freed)
+        self._note(key, job, victims.opening)
+        return True
+
+    def _squeeze(self, line: Line) -> None:
+        """Start jobs of a blocked line that are gone before the reservations in whose place they stand."""
+        key = line.key
+        sites = self._sites_for(key)
+        for _ in range(self.policy.backfill.look):
+            job = line.job
+            if job is None or not self._looks or len(self.starts) >= self.policy.max_starts_per_round:
+                return
+            if not self.accounts.allow(key, key.shape.total):
+                return
+            self._looks -= 1
+            end_ms = self.now_ms + job.limit_ms + job.grace_ms
+            placed = None
+            if end_ms <= self._kept_until:
+                for site in sites:
+                    placed = squeeze(site, key.shape, end_ms) if self._standing_in(key, site).allowed else None
+                    if placed is not None:
+                        self._started(key, job, site, placed)
+                        line.started()
+                        break
+            if placed is None:
+                line.skip()

@@ -1,50 +1,59 @@
-"""Dominant shares in exact integers, and quotas, over what a round has handed out so far.
+"""Who holds how much of the platform: weighted dominant shares, and the accounts of a round.
 
-A tenant's dominant share is the largest of its shares of the platform's CPU, memory and GPUs; fairness compares it divided
-by the tenant's weight. All shares have the common denominator ``total_cpu x total_memory x total_gpu`` and all weights of
-one level a common multiple, so the comparison is one of integers and never rounds.
+A share is an integer: parts of ``ONE``, rounded down, so that every comparison is exact and the same on every machine.
 """
 
 from __future__ import annotations
 
-from math import lcm
+from collections.abc import Mapping
 
-from scheduler.domain.resources import Resources
-from scheduler.planning.types import Snapshot, TenantView
+from scheduler.domain.resources import ZERO, Resources
+from scheduler.planning.policy import LEVELS, OrderPolicy
+from scheduler.planning.types import GroupKey, Snapshot, TenantView
+
+ONE = 1 << 40
+"""The share of somebody of weight 1000 who holds all there is of some resource."""
+USUAL_WEIGHT = 1000
+_MAX_KEPT = 1_000_000
+_NO_ONE = TenantView(USUAL_WEIGHT)
 
 
-class Scale:
-    """Turns amounts into numerators of dominant shares.
-
-    ``denominator`` belongs to every numerator; a resource nobody offers counts for nothing. With no capacity at all every
-    share is 0.
-    """
-
-    def __init__(self, capacity: Resources) -> None:
-        self.denominator = 1
-        for amount in capacity:
-            if amount > 0:
-                self.denominator *= amount
-        self.cpu, self.memory, self.gpu = (self.denominator // each if each > 0 else 0 for each in capacity)
-
-    def numerator(self, held: Resources) -> int:
-        """The dominant share of ``held``, times ``denominator``."""
-        return max(held.cpu_milli * self.cpu, held.memory_mib * self.memory, held.gpu_milli * self.gpu)
+def dominant_share(held: Resources, capacity: Resources) -> int:
+    """The largest part held of any resource that there is, in parts of ``ONE`` (Ghodsi et al., NSDI 2011)."""
+    share = 0
+    for amount, total in zip(held, capacity, strict=True):
+        if total > 0 and amount > 0:
+            share = max(share, amount * ONE // total)
+    return share
 
 
 class Account:
-    """What one tenant holds in the course of a round. ``share`` is comparable within the accounts of one level."""
+    """What one tenant holds in the course of a round.
 
-    __slots__ = ("_factor", "_scale", "in_use", "quota", "share", "view", "weight")
+    ``share`` is its weighted dominant share of what it holds and, to the part the policy says, has held on average.
+    ``view`` is the view it was made from.
+    """
 
-    def __init__(self, view: TenantView, scale: Scale, common_weight: int) -> None:
+    __slots__ = ("_capacity", "_past", "_past_milli", "in_use", "quota", "share", "view", "weight")
+
+    def __init__(self, view: TenantView, capacity: Resources, past_milli: int) -> None:
         self.view = view
         self.weight = max(1, view.weight)
         self.quota = view.quota
         self.in_use = view.in_use
-        self._scale = scale
-        self._factor = common_weight // self.weight
-        self.share = self.share_of(self.in_use)
+        self._capacity = capacity
+        self._past_milli = past_milli
+        self._past = view.past.times(past_milli)
+        self.share = self._weighted(view.in_use)
+
+    def _weighted(self, held: Resources) -> int:
+        now_milli = 1000 - self._past_milli
+        mixed = Resources(
+            (held.cpu_milli * now_milli + self._past.cpu_milli) // 1000,
+            (held.memory_mib * now_milli + self._past.memory_mib) // 1000,
+            (held.gpu_milli * now_milli + self._past.gpu_milli) // 1000,
+        )
+        return dominant_share(mixed, self._capacity) * USUAL_WEIGHT // self.weight
 
     def allows(self, more: Resources) -> bool:
         """Whether ``more`` can be added without going over the quota in any resource it has a part of."""
@@ -58,54 +67,113 @@ class Account:
     def add(self, more: Resources) -> None:
         """Hold ``more`` from now on."""
         self.in_use = self.in_use.plus(more)
-        self.share = self.share_of(self.in_use)
+        self.share = self._weighted(self.in_use)
 
-    def share_of(self, held: Resources) -> int:
-        """The weighted share if the tenant held this."""
-        return self._scale.numerator(held) * self._factor
+    def held_share(self, change: Resources = ZERO) -> int:
+        """The weighted dominant share of what is held now alone, after a change."""
+        return dominant_share(self.in_use.plus(change), self._capacity) * USUAL_WEIGHT // self.weight
 
-    @property
-    def numerator(self) -> int:
-        """The unweighted dominant share, times the scale's denominator."""
-        return self._scale.numerator(self.in_use)
 
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is held."""
-        return not any(self.in_use)
+Path = tuple[str, ...]
+"""Names a tenant from the top: (institution,), (institution, project) or (institution, project, user)."""
 
 
 class Accounts:
-    """The accounts of all institutions and projects of a snapshot."""
+    """The accounts of a snapshot's tenants, made when they are first asked for and carried over while their view is the same."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
-        self.scale = Scale(schedulable_capacity(snapshot))
-        common = lcm(*(max(1, view.weight) for view in snapshot.institutions.values()))
-        self.institutions = {key: Account(view, self.scale, common) for key, view in snapshot.institutions.items()}
-        weights: dict[str, int] = {}
-        for (institution, _), view in snapshot.projects.items():
-            weights[institution] = lcm(weights.get(institution, 1), max(1, view.weight))
-        self.projects = {key: Account(view, self.scale, weights[key[0]]) for key, view in snapshot.projects.items()}
+    def __init__(self) -> None:
+        self._kept: dict[Path, Account] = {}
+        self._basis: tuple[Resources, int] = (ZERO, 0)
+        self._changed: dict[Path, Account] = {}
+        self.capacity = ZERO
 
-    def allow(self, institution: str, project: str, more: Resources) -> bool:
-        """Whether neither quota would be exceeded."""
-        return self.institutions[institution].allows(more) and self.projects[institution, project].allows(more)
+    def begin(self, snapshot: Snapshot, capacity: Resources, order: OrderPolicy) -> None:
+        """Forget what the last round added; drop everything when the capacity or the policy is another."""
+        self._institutions, self._projects, self._users = snapshot.institutions, snapshot.projects, snapshot.users
+        for path in self._changed:
+            del self._kept[path]
+        self._changed.clear()
+        basis = (capacity, order.past_milli)
+        if basis != self._basis or len(self._kept) > _MAX_KEPT:
+            self._kept.clear()
+            self._basis = basis
+        self.capacity = capacity
 
-    def add(self, institution: str, project: str, more: Resources) -> None:
+    def _view(self, path: Path) -> TenantView:
+        if len(path) == 1:
+            return self._institutions[path[0]]
+        if len(path) == 2:
+            return self._projects[path[0], path[1]]
+        return self._users.get((path[0], path[1], path[2]), _NO_ONE)
+
+    def at(self, path: Path) -> Account:
+        """The account of a tenant."""
+        account = self._kept.get(path)
+        view = self._view(path)
+        if account is None or (account.view is not view and path not in self._changed):
+            account = self._kept[path] = Account(view, *self._basis)
+        return account
+
+    def allow(self, key: GroupKey, more: Resources) -> bool:
+        """Whether neither the institution's nor the project's quota would be exceeded."""
+        return self.at(key.path(1)).allows(more) and self.at(key.path(2)).allows(more)
+
+    def add(self, key: GroupKey, more: Resources) -> None:
         """Count a start."""
-        self.institutions[institution].add(more)
-        self.projects[institution, project].add(more)
+        for depth in range(1, len(LEVELS) + 1):
+            path = key.path(depth)
+            account = self.at(path)
+            account.add(more)
+            self._changed[path] = account
+
+    @property
+    def institutions(self) -> Mapping[str, TenantView]:
+        """The snapshot's."""
+        return self._institutions
 
 
-def schedulable_capacity(snapshot: Snapshot) -> Resources:
-    """The capacity of all nodes that work may be placed on."""
-    cpu_milli = memory_mib = gpu_milli = 0
-    for pool, nodes in snapshot.pools.items():
-        if pool.region in snapshot.online_regions:
-            for node in nodes.values():
-                if node.up and not node.draining:
-                    cpu, memory, gpu = node.capacity
-                    cpu_milli += cpu
-                    memory_mib += memory
-                    gpu_milli += gpu
-    return Resources(cpu_milli, memory_mib, gpu_milli)
+class FairParts:
+    """Who holds less than the part of the platform that the weights of all active tenants give them.
+
+    Active is who holds something or has a line in the queue. Looked at only down to the levels the policy shares fairly.
+    """
+
+    def __init__(self, accounts: Accounts, snapshot: Snapshot, levels: int) -> None:
+        self._accounts = accounts
+        self._levels = levels
+        self._weights: dict[Path, int] = {}
+        self._known: dict[Path, bool] = {}
+        waiting: set[Path] = set()
+        for key in snapshot.queue.groups():
+            waiting.update(key.path(depth) for depth in range(1, levels + 1))
+        if levels >= 1:
+            self._count([(name,) for name in snapshot.institutions], waiting)
+        if levels >= 2:
+            self._count(list(snapshot.projects), waiting)
+        if levels >= 3:
+            self._count(list({*snapshot.users, *(path for path in waiting if len(path) == 3)}), waiting)
+
+    def _count(self, paths: list[Path], waiting: set[Path]) -> None:
+        for path in paths:
+            account = self._accounts.at(path)
+            if path in waiting or any(account.in_use):
+                above = path[:-1]
+                self._weights[above] = self._weights.get(above, 0) + account.weight
+
+    def below(self, key: GroupKey) -> bool:
+        """Whether the line's tenants, at each level, hold less than their fair part now."""
+        path = key.path(self._levels)
+        known = self._known.get(path)
+        if known is None:
+            known = self._known[path] = self._is_below(path)
+        return known
+
+    def _is_below(self, path: Path) -> bool:
+        whole, part = 1, ONE
+        for depth in range(1, len(path) + 1):
+            account = self._accounts.at(path[:depth])
+            part *= account.weight
+            whole *= self._weights[path[: depth - 1]]
+            if dominant_share(account.in_use, self._accounts.capacity) * whole >= part:
+                return False
+        return True

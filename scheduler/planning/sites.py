@@ -1,232 +1,272 @@
-"""The nodes of a round: what is free on each, changed as the round places jobs, and the order of best fit.
+"""The nodes, as the planner keeps them from round to round: one site's in arrays, with the order of the best places.
 
-Reading the snapshot is linear in the nodes, once per round. Each request then gets one ranking of the nodes it fits (NumPy),
-and from there on a placement costs a few heap steps: a site notes which nodes changed, and a ranking catches up with those only.
+A request's places on a site are scored once; from there on only nodes that changed are scored anew. A round takes from the
+arrays what it hands out; before the next one the nodes concerned are read again from the snapshot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from heapq import heappop, heappush
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
 
 import numpy as np
-import numpy.typing as npt
 
 from scheduler.domain.agent import ReplicaPlacement
 from scheduler.domain.resources import GPU_UNIT, Resources
 from scheduler.domain.spec import Shape
-from scheduler.planning.fit import MAX_REPLICAS, SiteKey, choose_gpus, labels_match, site_of
-from scheduler.planning.types import NodeView, Snapshot
+from scheduler.planning import kernels
+from scheduler.planning.fit import SiteKey, choose_gpus, replicas_on
+from scheduler.planning.kernels import Flags, Ints
+from scheduler.planning.scoring import NO_FIT, Scorer
+from scheduler.planning.types import NodeView, RunningView
 
-_NO_GPU = np.iinfo(np.int64).max
+RELEASE = ("end_ms", "launch_seq", "cpu_milli", "memory_mib", "gpu_milli", "on_each_gpu", "gpu_mask")
+"""The columns of what a running attempt's replica will give back, as kept for each node in order of time."""
+_MAX_RANKINGS = 512
+_FIRST_SLOTS = 16
 
-
-class Left(NamedTuple):
-    """What a placement would leave on a node; the smallest is the best fit.
-
-    ``on_gpu`` is what is left on the GPU that a share would go to (0 otherwise): shares fill opened GPUs first. Then GPUs, the
-    scarcest, before CPU and memory. ``node`` breaks ties: nodes are numbered by id.
-    """
-
-    on_gpu: int
-    gpu_milli: int
-    cpu_milli: int
-    memory_mib: int
-    node: int
+Labels = tuple[tuple[str, str], ...]
 
 
 class Site:
-    """The schedulable nodes of one site, by id. ``closed``: kept free for a job that has waited too long."""
+    """The nodes of one site, by id. ``log`` holds the numbers of nodes in the order in which they changed."""
 
-    def __init__(self, key: SiteKey, nodes: list[NodeView]) -> None:
+    def __init__(self, key: SiteKey, views: Mapping[str, NodeView], scorer: Scorer) -> None:
         self.key = key
-        self.nodes = sorted(nodes, key=lambda node: node.node_id)
-        self.closed = False
-        self.changes: list[int] = []
-        self.versions = [0] * len(nodes)
-        self._free: dict[int, tuple[int, int, int, list[int]]] = {}
-        self._rankings: dict[tuple[Resources, tuple[tuple[str, str], ...]], Ranking] = {}
-        self._labelled: dict[tuple[tuple[str, str], ...], npt.NDArray[np.bool_]] = {}
-        self._arrays: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None
+        self.scorer = scorer
+        self.ids = sorted(views)
+        self.number = {node_id: number for number, node_id in enumerate(self.ids)}
+        self.labels = [views[node_id].labels for node_id in self.ids]
+        self.views = [views[node_id] for node_id in self.ids]
+        size = len(self.ids)
+        gpus = max((view.capacity.gpu_milli // GPU_UNIT for view in self.views), default=0)
+        self.free: Ints = np.zeros((size, 3), np.int64)
+        self.gpus: Ints = np.zeros((size, gpus), np.int64)
+        self.capacity: Ints = np.array([view.capacity for view in self.views], np.int64).reshape(-1, 3)
+        self.in_service: Flags = np.zeros(size, np.bool_)
+        self.slots: Ints = np.zeros((size, _FIRST_SLOTS, len(RELEASE)), np.int64)
+        self.counts: Ints = np.zeros(size, np.int64)
+        self.online = True
+        """Whether the region's agent is connected."""
+        self.log: list[int] = []
+        self.era = 0
+        """Rises whenever ``log`` starts anew."""
+        self.kept: dict[int, Kept] = {}
+        """What the round keeps free on nodes for jobs with reservations, by the node's number."""
+        self.touched: set[int] = set()
+        self._rankings: dict[tuple[Resources, Labels], Ranking] = {}
+        self._labelled: dict[Labels, Flags] = {}
+        for number, view in enumerate(self.views):
+            self._read(number, view)
 
-    def free(self, index: int) -> tuple[int, int, int, list[int]]:
-        """What is free now: CPU, memory, GPUs, and per GPU index."""
-        free = self._free.get(index)
-        if free is None:
-            node = self.nodes[index]
-            free = self._free[index] = (*node.free, list(node.gpu_free))
-        return free
+    # --- following the snapshot ---------------------------------------------------------------------------------------
 
-    def take(self, index: int, request: Resources, gpu_indexes: tuple[int, ...]) -> None:
-        """Hold one replica's resources on a node; ``give_back`` undoes it."""
-        self._change(index, request, gpu_indexes, 1)
+    def refresh(self, number: int, view: NodeView) -> None:
+        """Make a node's row what its view says."""
+        self.touched.discard(number)
+        row = self.free[number]
+        gpu_free = view.gpu_free
+        if view is self.views[number] or view.schedulable == bool(self.in_service[number]):
+            same = not view.schedulable or (row[0], row[1], row[2]) == view.free
+            if same and (not gpu_free or self.gpus[number, : len(gpu_free)].tolist() == list(gpu_free)):
+                self.views[number] = view
+                return
+        self._read(number, view)
+        self.log.append(number)
 
-    def give_back(self, index: int, request: Resources, gpu_indexes: tuple[int, ...]) -> None:
-        """Undo ``take``, when the rest of a gang found no place."""
-        self._change(index, request, gpu_indexes, -1)
+    def _read(self, number: int, view: NodeView) -> None:
+        self.views[number] = view
+        self.in_service[number] = view.schedulable
+        if view.schedulable:
+            self.free[number] = view.free
+        else:
+            self.free[number] = (-1, 0, 0)
+        self.gpus[number, : len(view.gpu_free)] = view.gpu_free
 
-    def _change(self, index: int, request: Resources, gpu_indexes: tuple[int, ...], sign: int) -> None:
-        cpu, memory, gpu, gpu_free = self.free(index)
-        for gpu_index in gpu_indexes:
-            gpu_free[gpu_index] -= sign * min(request.gpu_milli, GPU_UNIT)
-        self._free[index] = (
-            cpu - sign * request.cpu_milli,
-            memory - sign * request.memory_mib,
-            gpu - sign * request.gpu_milli,
-            gpu_free,
+    def begin(self) -> None:
+        """Undo what the last round handed out and kept free."""
+        self.kept.clear()
+        for number in list(self.touched):
+            self.refresh(number, self.views[number])
+        if len(self.log) > 4 * len(self.ids) + 100_000:
+            self.log.clear()
+            self.era += 1
+
+    def is_same_node(self, view: NodeView) -> bool:
+        """Whether a view differs from the one known only in what is free on the node and whether it takes work."""
+        number = self.number.get(view.node_id)
+        if number is None:
+            return False
+        known = self.views[number]
+        return (
+            known.capacity == view.capacity
+            and known.labels == view.labels
+            and len(known.gpu_free) == len(view.gpu_free)
         )
-        self.versions[index] += 1
-        self.changes.append(index)
+
+    def expect_release(self, running: RunningView, end_ms: int) -> None:
+        """Note that an attempt will give back what it holds here at ``end_ms``."""
+        request = running.group.shape.request
+        each = min(request.gpu_milli, GPU_UNIT)
+        for replica in running.replicas:
+            number = self.number.get(replica.node_id)
+            if number is None:
+                continue
+            if self.counts[number] == self.slots.shape[1]:
+                self.slots = np.concatenate([self.slots, np.zeros_like(self.slots)], axis=1)
+            mask = sum(1 << index for index in replica.gpu_indexes)
+            entry = np.array((end_ms, running.launch_seq, *request, each, mask), np.int64)
+            kernels.add_release(self.slots, self.counts, number, entry)
+
+    def forget_release(self, running: RunningView) -> None:
+        """Undo ``expect_release``."""
+        for node_id in {replica.node_id for replica in running.replicas}:
+            number = self.number.get(node_id)
+            if number is not None:
+                kernels.drop_release(self.slots, self.counts, number, running.launch_seq)
+
+    # --- placing ------------------------------------------------------------------------------------------------------
+
+    def take(self, number: int, request: Resources, gpu_indexes: tuple[int, ...]) -> None:
+        """Hold one replica's resources on a node."""
+        self.touched.add(number)
+        row = self.free[number]
+        row[0] -= request.cpu_milli
+        row[1] -= request.memory_mib
+        row[2] -= request.gpu_milli
+        if gpu_indexes:
+            each = min(request.gpu_milli, GPU_UNIT)
+            for index in gpu_indexes:
+                self.gpus[number, index] -= each
+        kept = self.kept.get(number)
+        if kept is not None:
+            kept.take(request, gpu_indexes)
+        self.log.append(number)
 
     def ranking(self, shape: Shape) -> Ranking:
         """The ranking for the shape's request and selector; shapes that differ in neither share one."""
         key = (shape.request, shape.node_selector)
         ranking = self._rankings.get(key)
         if ranking is None:
+            if len(self._rankings) >= _MAX_RANKINGS:
+                del self._rankings[next(iter(self._rankings))]
             ranking = self._rankings[key] = Ranking(self, shape)
         return ranking
 
-    def arrays(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """What was free when the round began: nodes x (CPU, memory, GPU), and nodes x GPU index (0 where there is none)."""
-        if self._arrays is None:
-            free = np.array([node.free for node in self.nodes], dtype=np.int64).reshape(-1, 3)
-            gpus = np.zeros(
-                (len(self.nodes), max((len(node.gpu_free) for node in self.nodes), default=0)), dtype=np.int64
-            )
-            if gpus.shape[1]:
-                for index, node in enumerate(self.nodes):
-                    gpus[index, : len(node.gpu_free)] = node.gpu_free
-            self._arrays = (free, gpus)
-        return self._arrays
-
-    def labelled(self, shape: Shape) -> npt.NDArray[np.bool_]:
-        """Which nodes carry the selector's labels."""
-        mask = self._labelled.get(shape.node_selector)
+    def labelled(self, selector: Labels) -> Flags | None:
+        """Which nodes carry the selector's labels; None: it asks for none."""
+        if not selector:
+            return None
+        mask = self._labelled.get(selector)
         if mask is None:
-            mask = np.array([labels_match(node, shape) for node in self.nodes], dtype=np.bool_)
-            self._labelled[shape.node_selector] = mask
+            mask = np.array([all(pair in labels for pair in selector) for labels in self.labels], np.bool_)
+            self._labelled[selector] = mask
         return mask
+
+    def domains(self, label: str) -> tuple[Ints, int]:
+        """The number of each node's domain, by the value of a label ("node": every node is its own), and how many there are.
+
+        A node without the label is in a domain of its own.
+        """
+        if label == "node":
+            return np.arange(len(self.ids), dtype=np.int64), len(self.ids)
+        numbers: dict[str, int] = {}
+        found = np.empty(len(self.ids), np.int64)
+        for number, labels in enumerate(self.labels):
+            value = next((value for name, value in labels if name == label), None)
+            name = f"={value}" if value is not None else self.ids[number]
+            found[number] = numbers.setdefault(name, len(numbers))
+        return found, len(numbers)
+
+    def rooms(self, shape: Shape) -> Ints:
+        """How many replicas each node has room for now."""
+        found: Ints = kernels.rooms(self.free, self.gpus, *shape.request)
+        selected = self.labelled(shape.node_selector)
+        return found if selected is None else found * selected
+
+    def rooms_when_empty(self, shape: Shape) -> Ints:
+        """How many replicas each node in service would hold if nothing stood on it."""
+        by_kind: dict[tuple[Resources, int], int] = {}
+        found = np.zeros(len(self.ids), np.int64)
+        for number, view in enumerate(self.views):
+            kind = (view.capacity, len(view.gpu_free))
+            if kind not in by_kind:
+                by_kind[kind] = replicas_on(shape.request, view.capacity, (GPU_UNIT,) * kind[1])
+            found[number] = by_kind[kind] if self.in_service[number] else 0
+        selected = self.labelled(shape.node_selector)
+        return found if selected is None else found * selected
+
+    def place(self, shape: Shape, numbers: Iterable[int]) -> tuple[ReplicaPlacement, ...]:
+        """Take one replica on each of these nodes, which have room."""
+        placed = []
+        for number in numbers:
+            gpus = self.gpus_for(number, shape.request)
+            assert gpus is not None
+            self.take(number, shape.request, gpus)
+            placed.append(ReplicaPlacement(self.ids[number], gpus))
+        return tuple(placed)
+
+    def gpus_for(self, number: int, request: Resources) -> tuple[int, ...] | None:
+        """The GPUs one replica takes on a node; None when it has too few."""
+        if not request.gpu_milli:
+            return ()
+        if request.gpu_milli < GPU_UNIT:
+            index = self.scorer.gpu_for(self, number, request)
+            return None if index < 0 else (index,)
+        return choose_gpus(request.gpu_milli, self.gpus[number].tolist())
+
+
+class Kept:
+    """What is really free on a node of which the site's arrays hide a part, kept for a reservation that begins at ``until_ms``."""
+
+    __slots__ = ("free", "gpus", "until_ms")
+
+    def __init__(self, free: list[int], gpus: list[int], until_ms: int) -> None:
+        self.free, self.gpus, self.until_ms = free, gpus, until_ms
+
+    def take(self, request: Resources, gpu_indexes: tuple[int, ...]) -> None:
+        """Hold one replica's resources."""
+        for resource, amount in enumerate(request):
+            self.free[resource] -= amount
+        for index in gpu_indexes:
+            self.gpus[index] -= min(request.gpu_milli, GPU_UNIT)
 
 
 class Ranking:
-    """The nodes of a site that fit one replica of a request, best fit first, kept true while the round goes on."""
+    """How well one replica of a request would stand on each node of a site, kept true as nodes change; the lowest is best."""
 
     def __init__(self, site: Site, shape: Shape) -> None:
         self.site = site
         self.request = shape.request
-        self._selected = site.labelled(shape) if shape.node_selector else None
-        self._seen = 0
-        self._room = 0
-        self._start = self._rank_start()
-        self._cursor = 0
-        self._changed: list[tuple[Left, int]] = []
+        self._selected = site.labelled(shape.node_selector)
+        self.scores: Ints = np.full(len(site.ids), NO_FIT, np.int64)
+        self._seen = -1
+        self._era = -1
+        self._version = -1
 
-    def _rank_start(self) -> list[int]:
-        """The nodes that fitted when the round began, best first; notes how many replicas they had room for."""
-        free, gpus = self.site.arrays()
-        request = np.array(self.request, dtype=np.int64)
-        fits = (free >= request).all(axis=1)
-        if self._selected is not None:
-            fits &= self._selected
-        gpu_milli = self.request.gpu_milli
-        on_gpu = np.zeros(len(free), dtype=np.int64)
-        gpu_room: npt.NDArray[np.int64] | None = None
-        if 0 < gpu_milli < GPU_UNIT:
-            on_gpu = np.where(gpus >= gpu_milli, gpus, _NO_GPU).min(axis=1, initial=_NO_GPU)
-            gpu_room = (gpus // gpu_milli).clip(min=0).sum(axis=1)
-        elif gpu_milli % GPU_UNIT:
-            return []
-        elif gpu_milli:
-            gpu_room = (gpus >= GPU_UNIT).sum(axis=1) // (gpu_milli // GPU_UNIT)
-        if gpu_room is not None:
-            fits &= gpu_room > 0
-        (indexes,) = np.nonzero(fits)
-        left = free[indexes]
-        asked = request > 0
-        room = (left[:, asked] // request[asked]).min(axis=1, initial=MAX_REPLICAS)
-        self._room = int((room if gpu_room is None else np.minimum(room, gpu_room[indexes])).sum())
-        # The last key is the most significant one, and the sort is stable: equal nodes stay in the order of their ids.
-        order = np.lexsort((left[:, 1], left[:, 0], left[:, 2], on_gpu[indexes]))
-        ranked: list[int] = indexes[order].tolist()
-        return ranked
-
-    def left(self, index: int) -> Left | None:
-        """What one more replica would leave on the node; None when it does not fit."""
-        cpu, memory, gpu, gpu_free = self.site.free(index)
-        request = self.request
-        cpu -= request.cpu_milli
-        memory -= request.memory_mib
-        gpu -= request.gpu_milli
-        if cpu < 0 or memory < 0 or gpu < 0:
-            return None
-        on_gpu = 0
-        if request.gpu_milli:
-            chosen = choose_gpus(request.gpu_milli, gpu_free)
-            if chosen is None:
-                return None
-            if request.gpu_milli < GPU_UNIT:
-                on_gpu = gpu_free[chosen[0]] - request.gpu_milli
-        return Left(on_gpu, gpu, cpu, memory, index)
-
-    def best(self) -> Left | None:
-        """The best fit now, or None when no node fits."""
+    def best(self) -> int:
+        """The number of the best node, the first by id among equals; -1 when the request fits on none."""
+        if not len(self.scores):
+            return -1
         self._catch_up()
-        versions, start, changed = self.site.versions, self._start, self._changed
-        while self._cursor < len(start) and versions[start[self._cursor]]:
-            self._cursor += 1
-        while changed and changed[0][1] != versions[changed[0][0].node]:
-            heappop(changed)
-        untouched = self.left(start[self._cursor]) if self._cursor < len(start) else None
-        touched = changed[0][0] if changed else None
-        if untouched is None or touched is None:
-            return untouched or touched
-        return min(untouched, touched)
+        number = int(self.scores.argmin())
+        return number if self.scores[number] < NO_FIT else -1
+
+    def best_but(self, outside: Flags) -> int:
+        """The best node outside of those flagged, which must exist."""
+        self._catch_up()
+        return int(np.where(outside, NO_FIT, self.scores).argmin())
 
     def _catch_up(self) -> None:
-        """Rank anew the nodes that changed since the last look."""
-        changes, versions = self.site.changes, self.site.versions
-        if self._seen == len(changes):
-            return
-        # A dict keeps the order of the changes and takes each node once.
-        for index in dict.fromkeys(changes[self._seen :]):
-            if self._selected is not None and not self._selected[index]:
-                continue
-            left = self.left(index)
-            if left is not None:
-                heappush(self._changed, (left, versions[index]))
-        self._seen = len(changes)
-
-    def place(self, replicas: int) -> tuple[ReplicaPlacement, ...] | None:
-        """Place all replicas, each where it fits best, or change nothing and answer None."""
-        if replicas > self._room:
-            return None
-        placed: list[tuple[int, tuple[int, ...]]] = []
-        site, request = self.site, self.request
-        for _ in range(replicas):
-            best = self.best()
-            if best is None:
-                for index, gpus in reversed(placed):
-                    site.give_back(index, request, gpus)
-                return None
-            index = best.node
-            gpus = choose_gpus(request.gpu_milli, site.free(index)[3]) or ()
-            site.take(index, request, gpus)
-            placed.append((index, gpus))
-        return tuple(ReplicaPlacement(site.nodes[index].node_id, gpus) for index, gpus in placed)
-
-
-def sites_of(snapshot: Snapshot) -> list[Site]:
-    """The sites of all online regions, by key, with their schedulable nodes."""
-    grouped: dict[SiteKey, list[NodeView]] = {}
-    for node in _schedulable_nodes(snapshot):
-        grouped.setdefault(site_of(node), []).append(node)
-    return [Site(key, grouped[key]) for key in sorted(grouped)]
-
-
-def _schedulable_nodes(snapshot: Snapshot) -> Iterator[NodeView]:
-    for pool, nodes in snapshot.pools.items():
-        if pool.region in snapshot.online_regions:
-            for node in nodes.values():
-                if node.up and not node.draining:
-                    yield node
+        site = self.site
+        log = site.log
+        if self._era == site.era and self._version == site.scorer.version:
+            if self._seen == len(log):
+                return
+            changed = log[self._seen :]
+            site.scorer.rescore(site, self.request, np.array(changed, np.int64), self.scores)
+        else:
+            site.scorer.rescore(site, self.request, np.arange(len(self.scores), dtype=np.int64), self.scores)
+            self._era, self._version = site.era, site.scorer.version
+        self._seen = len(log)
+        if self._selected is not None:
+            self.scores[~self._selected] = NO_FIT

@@ -94,6 +94,10 @@ class GroupKey(NamedTuple):
     preemptible: bool
     shape: Shape
 
+    def path(self, depth: int) -> tuple[str, ...]:
+        """The tenants it belongs to, from the institution down, at most ``depth`` of them."""
+        return (self.institution, self.project, self.user)[:depth]
+
 
 @dataclass(frozen=True, slots=True)
 class RunningView:
@@ -184,7 +188,7 @@ class Snapshot:
     ``pools`` maps every known pool to its nodes by id (nodes that are down included); ``institutions`` by id; ``projects`` by
     (institution, project); ``users`` by (institution, project, user), those without use may be absent; ``running`` by launch number;
     ``pool_use`` by (institution, pool), absent where nothing is held; ``evictions``: how many attempts each institution lost to
-    others in the last hour. ``changes`` is a hint that changes no answer; None: everything may have changed.
+    others in the last hour; ``claims``: the jobs for which others were stopped and that have not started since. ``changes`` is a hint that changes no answer; None: everything may have changed.
     """
 
     pools: Mapping[PoolKey, Mapping[str, NodeView]]
@@ -196,6 +200,7 @@ class Snapshot:
     running: Mapping[int, RunningView] = field(default_factory=dict)
     pool_use: Mapping[tuple[str, PoolKey], PoolUse] = field(default_factory=dict)
     evictions: Mapping[str, int] = field(default_factory=dict)
+    claims: Mapping[int, GroupKey] = field(default_factory=dict)
     runtimes: Runtimes = field(default_factory=LimitRuntimes)
     changes: Changes | None = None
 
@@ -226,7 +231,7 @@ class Eviction(NamedTuple):
 class Reservation(NamedTuple):
     """A blocked job will start here at ``start_ms`` at the latest, if what runs there ends as its limits say.
 
-    ``expected_ms`` is when it will probably start. ``nodes`` are the ids of the nodes kept for it, once for each replica.
+    ``nodes`` are the ids of the nodes kept for it, once for each replica.
     """
 
     job_no: int
@@ -235,7 +240,6 @@ class Reservation(NamedTuple):
     accelerator: str
     nodes: tuple[str, ...]
     start_ms: int
-    expected_ms: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from scheduler.domain.spec import PriorityClass, Shape
 from scheduler.planning.plan import plan
-from scheduler.planning.policy import Policy
-from scheduler.planning.types import GroupKey, Start
+from scheduler.planning.policy import LEVELS, OrderPolicy, Policy
 from tests.unit.planning.builders import World, node, shape
 
 STEP_MS = 1000
+FAIR = OrderPolicy(LEVELS)
 
 
 class Run:
@@ -22,23 +22,25 @@ class Run:
     def __init__(self, world: World, policy: Policy) -> None:
         self.world, self.policy = world, policy
         self.step = 0
-        self.running: list[tuple[int, Start, GroupKey]] = []
+        self.running: list[tuple[int, int]] = []
         self.held = Counter()
         self.started: dict[int, int] = {}
 
     def play(self, runtimes: dict[int, int], default: int) -> None:
         world = self.world
-        for end, start, key in [each for each in self.running if each[0] <= self.step]:
-            world.hold(start, key, -1)
-            self.running.remove((end, start, key))
-        key_of = {job.job_no: key for key, jobs in world.lines.items() for job in jobs}
-        for start in plan(world.snapshot(), self.policy, self.step * STEP_MS).starts:
-            world.start(start)
-            self.started[start.job_no] = self.step
+        for end, launch_seq in [each for each in self.running if each[0] <= self.step]:
+            world.end(launch_seq)
+            self.running.remove((end, launch_seq))
+        world.now_ms = self.step * STEP_MS
+        for start in plan(world.snapshot(), self.policy, world.now_ms).starts:
             runtime = runtimes.get(start.job_no, default)
-            self.running.append((self.step + runtime, start, key_of[start.job_no]))
-        for _, _, key in self.running:
-            self.held[key.institution] += key.shape.total.cpu_milli
+            key, line = next((k, j) for k, jobs in world.lines.items() for j in jobs if j.job_no == start.job_no)
+            world.lines[key][world.lines[key].index(line)] = line._replace(limit_ms=runtime * STEP_MS)
+            launched = world.start(start)
+            self.started[start.job_no] = self.step
+            self.running.append((self.step + runtime, launched.launch_seq))
+        for view in world.running.values():
+            self.held[view.group.institution] += view.group.shape.total.cpu_milli
         self.step += 1
 
 
@@ -53,7 +55,7 @@ def test_held_capacity_follows_the_weights(weight_a, weight_b, runtime, patience
     world.add("b", shape(1000), 1800, submit_ms=STEP_MS)
     world.institutions["a"] = world.institutions["a"].__class__(weight_a)
     world.institutions["b"] = world.institutions["b"].__class__(weight_b)
-    run = Run(world, Policy(max_passed_over_ms=patience * STEP_MS))
+    run = Run(world, Policy(order=FAIR, max_passed_over_ms=patience * STEP_MS))
     for _ in range(40):
         run.play({}, runtime)
     whole = 24_000 * 40
@@ -70,7 +72,7 @@ def test_a_big_gang_starts_though_small_jobs_never_cease(stream, gang_nodes, run
     wanted: Shape = shape(2000, replicas=gang_nodes)
     owner = stream if same_institution else "m"
     (gang,) = world.add(owner, wanted, project="big")
-    policy = Policy(max_passed_over_ms=10 * STEP_MS)
+    policy = Policy(order=FAIR, max_passed_over_ms=10 * STEP_MS)
     run = Run(world, policy)
     # Small jobs hold every node before the gang's first chance.
     fill = [world.add(stream, shape(1000), submit_ms=0, priority=PriorityClass.HIGH)[0] for _ in range(8)]
@@ -89,7 +91,7 @@ def test_without_the_bound_the_same_gang_does_starve():
     world = World([node("n0", cpu=2000)])
     (gang,) = world.add("m", shape(2000))
     world.add("a", shape(1000), 2)
-    run = Run(world, Policy(max_passed_over_ms=10**9))
+    run = Run(world, Policy(order=FAIR, max_passed_over_ms=10**9))
     runtimes = {2: 1}
     for step in range(60):
         world.add("a", shape(1000), 2, submit_ms=step * STEP_MS)
@@ -100,7 +102,7 @@ def test_without_the_bound_the_same_gang_does_starve():
 def test_two_streams_of_whole_pool_gangs_take_turns():
     world = World([node("n0", cpu=2000)])
     jobs = {name: world.add(name, shape(2000), 10) for name in "ab"}
-    run = Run(world, Policy(max_passed_over_ms=2 * STEP_MS))
+    run = Run(world, Policy(order=FAIR, max_passed_over_ms=2 * STEP_MS))
     for _ in range(20):
         run.play({}, 1)
     assert all(number in run.started for numbers in jobs.values() for number in numbers)

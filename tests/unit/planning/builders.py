@@ -7,7 +7,20 @@ from dataclasses import dataclass, field, replace
 
 from scheduler.domain.resources import GPU_UNIT, Resources
 from scheduler.domain.spec import PriorityClass, Shape
-from scheduler.planning.types import GroupKey, NodeView, PendingJob, Plan, PoolKey, Snapshot, Start, TenantView
+from scheduler.planning.policy import OrderPolicy
+from scheduler.planning.rank import rank_of
+from scheduler.planning.types import (
+    GroupKey,
+    NodeView,
+    PendingJob,
+    Plan,
+    PoolKey,
+    PoolUse,
+    RunningView,
+    Snapshot,
+    Start,
+    TenantView,
+)
 
 
 class ListQueue:
@@ -67,7 +80,13 @@ class World:
     institutions: dict[str, TenantView] = field(default_factory=dict)
     projects: dict[tuple[str, str], TenantView] = field(default_factory=dict)
     offline: frozenset[str] = frozenset()
+    users: dict[tuple[str, str, str], TenantView] = field(default_factory=dict)
+    running: dict[int, RunningView] = field(default_factory=dict)
+    pool_use: dict[tuple[str, PoolKey], PoolUse] = field(default_factory=dict)
+    claims: dict[int, GroupKey] = field(default_factory=dict)
     next_no: int = 1
+    next_launch: int = 1
+    now_ms: int = 0
 
     def add(
         self,
@@ -84,13 +103,22 @@ class World:
         rank: int | None = None,
         expected_ms: int = 3_600_000,
         limit_ms: int = 86_400_000,
+        grace_ms: int = 0,
     ) -> list[int]:
         """Queue ``count`` jobs; answers their numbers."""
         key = GroupKey(institution, project, user, priority, preemptible, wanted)
         numbers = list(range(self.next_no, self.next_no + count))
         self.next_no += count
         self.lines.setdefault(key, []).extend(
-            PendingJob(submit_ms if rank is None else rank, number, tasks, submit_ms, expected_ms, limit_ms)
+            PendingJob(
+                rank_of(OrderPolicy(), submit_ms, priority, wanted.total, expected_ms) if rank is None else rank,
+                number,
+                tasks,
+                submit_ms,
+                expected_ms,
+                limit_ms,
+                grace_ms,
+            )
             for number in numbers
         )
         self.institutions.setdefault(institution, TenantView(1))
@@ -102,22 +130,61 @@ class World:
         for view in self.nodes:
             pools.setdefault(PoolKey(view.region, view.pool), {})[view.node_id] = view
         regions = frozenset(view.region for view in self.nodes) - self.offline
-        return Snapshot(pools, ListQueue(self.lines), dict(self.institutions), dict(self.projects), regions)
+        return Snapshot(
+            pools,
+            ListQueue(self.lines),
+            dict(self.institutions),
+            dict(self.projects),
+            regions,
+            dict(self.users),
+            dict(self.running),
+            dict(self.pool_use),
+            claims=dict(self.claims),
+        )
 
     def apply(self, plan: Plan) -> None:
         """Make the plan true: nodes, tenants and queue. Fails when a start goes over a node's or a GPU's capacity."""
         for start in plan.starts:
             self.start(start)
 
-    def start(self, start: Start) -> None:
+    def start(self, start: Start) -> RunningView:
         """Make one start true."""
         key = next(key for key, jobs in self.lines.items() if any(job.job_no == start.job_no for job in jobs))
         self.hold(start, key, 1)
         jobs = self.lines[key]
         at = next(i for i, job in enumerate(jobs) if job.job_no == start.job_no)
+        self.claims.pop(start.job_no, None)
+        running = self.run(start, key, jobs[at].limit_ms, jobs[at].grace_ms)
         jobs[at] = jobs[at]._replace(tasks=jobs[at].tasks - 1)
         if not jobs[at].tasks:
             del jobs[at]
+        return running
+
+    def run(self, start: Start, key: GroupKey, limit_ms: int, grace_ms: int = 0) -> RunningView:
+        """Note that an attempt runs."""
+        view = RunningView(
+            self.next_launch,
+            start.job_no,
+            key,
+            "job",
+            start.region,
+            start.pool,
+            start.accelerator,
+            start.replicas,
+            self.now_ms,
+            self.now_ms + limit_ms,
+            self.now_ms,
+            grace_ms,
+        )
+        self.running[view.launch_seq] = view
+        self.next_launch += 1
+        return view
+
+    def end(self, launch_seq: int) -> RunningView:
+        """An attempt ends and gives back what it holds."""
+        view = self.running.pop(launch_seq)
+        self.hold(Start(view.job_no, view.region, view.pool, view.accelerator, view.replicas), view.group, -1)
+        return view
 
     def hold(self, start: Start, key: GroupKey, sign: int) -> None:
         """Take (1) or give back (-1) what a start holds."""
@@ -137,10 +204,17 @@ class World:
             assert min(free) >= 0
             assert all(0 <= each <= GPU_UNIT for each in gpus)
             self.nodes[at] = replace(view, free=free, gpu_free=tuple(gpus))
-        self.charge(key, key.shape.total if sign > 0 else Resources().minus(key.shape.total))
+        more = key.shape.total if sign > 0 else Resources().minus(key.shape.total)
+        self.charge(key, more)
+        pool = PoolKey(start.region, start.pool)
+        use = self.pool_use.get((key.institution, pool), PoolUse(Resources(), Resources()))
+        firm = use.firm if key.preemptible else use.firm.plus(more)
+        self.pool_use[key.institution, pool] = PoolUse(use.held.plus(more), firm)
 
     def charge(self, key: GroupKey, more: Resources) -> None:
         tenant = self.institutions[key.institution]
         self.institutions[key.institution] = replace(tenant, in_use=tenant.in_use.plus(more))
         project = self.projects[key.institution, key.project]
         self.projects[key.institution, key.project] = replace(project, in_use=project.in_use.plus(more))
+        user = self.users.get(key.path(3), TenantView(1000))  # type: ignore[call-overload]
+        self.users[key.institution, key.project, key.user] = replace(user, in_use=user.in_use.plus(more))

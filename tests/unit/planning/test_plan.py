@@ -11,13 +11,16 @@ from scheduler.domain.agent import ReplicaPlacement
 from scheduler.domain.resources import Resources
 from scheduler.domain.spec import PriorityClass
 from scheduler.planning.plan import plan
-from scheduler.planning.policy import Policy
-from scheduler.planning.types import TenantView
+from scheduler.planning.policy import LEVELS, BackfillPolicy, OrderPolicy, Policy
+from scheduler.planning.types import Start, TenantView
 from tests.unit.planning.builders import World, node, shape
+
+FAIR = OrderPolicy(LEVELS)
+NO_BACKFILL = BackfillPolicy(reservations=0)
 
 
 def started(world: World, now_ms: int = 0, **policy: int) -> list[int]:
-    return [start.job_no for start in plan(world.snapshot(), Policy(**policy), now_ms).starts]
+    return [start.job_no for start in plan(world.snapshot(), Policy(order=FAIR, backfill=NO_BACKFILL, **policy), now_ms).starts]
 
 
 def where(world: World) -> list[str]:
@@ -205,7 +208,9 @@ class TestOverdue:
         world = World([node("n1", cpu=4000, free=Resources(3000, 9000, 0)), node("w1", "west/cpu", cpu=2000)])
         small = world.add("a", shape(), 9, submit_ms=90)
         gang = world.add("b", shape(replicas=4), submit_ms=10)
-        world.institutions["b"] = replace(world.institutions["b"], weight=1)
+        held = world.add("c", shape(1000, 23_768), limit_ms=1_000_000)
+        world.run(Start(held[0], "east", "cpu", "", (ReplicaPlacement("n1"),)), next(reversed(world.lines)), 1_000_000)
+        del world.lines[next(reversed(world.lines))]
         return world, small, gang
 
     def test_keeps_free_the_pools_it_could_use(self):

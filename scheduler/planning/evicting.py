@@ -1,0 +1,347 @@
+"""Which running attempts to stop for a waiting job: the cheapest that make room for it.
+
+Who may be stopped is ``PreemptionPolicy``; every rule is a strict order, so that no two jobs can evict each other in turn. The
+price of an eviction is the work that is lost (since the last checkpoint, times the size) and a minute of the victim's size, so that
+among equal losses fewer are evicted. The search is greedy: node by node the cheapest victims until one more replica fits, then the
+cheapest nodes; at the end, whoever need not go stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from scheduler.domain.resources import GPU_UNIT, ZERO, Resources
+from scheduler.domain.spec import Shape
+from scheduler.planning.board import Board
+from scheduler.planning.fit import replicas_on
+from scheduler.planning.guarantees import Guarantees, Standing
+from scheduler.planning.kernels import Ints
+from scheduler.planning.places import Places
+from scheduler.planning.policy import INSTITUTION, Policy
+from scheduler.planning.rank import gpu_equivalents_milli, service_ms
+from scheduler.planning.reserving import Opening
+from scheduler.planning.shares import Accounts
+from scheduler.planning.sites import Site
+from scheduler.planning.types import Eviction, GroupKey, PendingJob, RunningView, Snapshot
+
+EVICTION_MS = 60_000
+"""What an eviction costs beside the work lost: so much time of all that the victim holds."""
+MAX_TRIES = 8
+"""For so many blocked lines of an institution victims are looked for in a round, in their order."""
+RECLAIM, FAIR_SHARE, PRIORITY, SHORTER = "RECLAIM", "FAIR_SHARE", "PRIORITY", "SHORTER"
+
+
+class Victims(NamedTuple):
+    """Whom to stop, by which rules, and where the job will stand then."""
+
+    opening: Opening
+    evictions: tuple[Eviction, ...]
+    freed: tuple[Ints, ...]
+
+
+class _Candidate(NamedTuple):
+    running: RunningView
+    rule: str
+    price: int
+
+
+class Evictor:
+    """Finds victims in the course of a round."""
+
+    def __init__(
+        self,
+        board: Board,
+        snapshot: Snapshot,
+        policy: Policy,
+        accounts: Accounts,
+        guarantees: Guarantees,
+        now_ms: int,
+    ) -> None:
+        self._board, self._snapshot, self._policy = board, snapshot, policy
+        self._accounts, self._guarantees, self._now_ms = accounts, guarantees, now_ms
+        self._rules = policy.preemption
+        self._left = self._rules.per_round
+        self._gone: set[int] = set()
+        self._lost: dict[str, int] = {}
+        self._tries: dict[str, int] = {}
+
+    @property
+    def possible(self) -> bool:
+        """Whether the policy lets anything be evicted in this round."""
+        rules = self._rules
+        return self._left > 0 and (rules.reclaim or rules.fair_share or rules.priority or rules.shorter_milli > 0)
+
+    def find(self, key: GroupKey, job: PendingJob, places: Places) -> Victims | None:
+        """The victims that make room for the job, counted as gone from now on; None: none may be stopped, or it would not help."""
+        tries = self._tries.get(key.institution, 0)
+        if tries >= MAX_TRIES:
+            return None
+        self._tries[key.institution] = tries + 1
+        own_service = service_ms(key.shape.total, job.expected_ms)
+        best: tuple[tuple[int, int], Site, list[int], list[_Candidate]] | None = None
+        for _, site in places.usable_when_empty():
+            candidates = self._candidates(key, own_service, site)
+            found = _cheapest(site, key.shape, candidates) if candidates else None
+            if found is None or not self._may_stand(key, site, found[1]):
+                continue
+            numbers, victims = found
+            price = (sum(each.price for each in victims), len(victims))
+            if len(victims) <= self._left and (best is None or price < best[0]):
+                best = (price, site, numbers, victims)
+        if best is None:
+            return None
+        _, site, numbers, victims = best
+        return self._evict(site, numbers, victims, job)
+
+    def _evict(self, site: Site, numbers: list[int], victims: list[_Candidate], job: PendingJob) -> Victims:
+        evictions = []
+        for running, rule, _ in victims:
+            self._gone.add(running.launch_seq)
+            self._left -= 1
+            key = running.group
+            if rule != RECLAIM:
+                self._lost[key.institution] = self._lost.get(key.institution, 0) + 1
+            total = key.shape.total
+            self._accounts.add(key, ZERO.minus(total))
+            self._guarantees.add(key.institution, site.key.pool_key, ZERO.minus(total), key.preemptible)
+            grace_ms = min(running.grace_ms, self._policy.reclaim_within_ms) if rule == RECLAIM else running.grace_ms
+            evictions.append(Eviction(running.launch_seq, running.job_no, job.job_no, rule, grace_ms))
+        start_ms = self._now_ms + max(each.grace_ms for each in evictions)
+        freed = tuple(row for each in victims for row in _rows(site, each.running))
+        return Victims(Opening(site, tuple(numbers), start_ms), tuple(evictions), freed)
+
+    def _may_stand(self, key: GroupKey, site: Site, victims: list[_Candidate]) -> bool:
+        """Whether the job may have what the victims leave, and fairness is served by all of them together."""
+        guarantees, pool = self._guarantees, site.key.pool_key
+        lost: dict[str, Resources] = {}
+        for each in victims:
+            if each.rule == FAIR_SHARE:
+                group = each.running.group
+                lost[group.institution] = lost.get(group.institution, ZERO).minus(group.shape.total)
+        mine = self._accounts.at(key.path(1)).held_share(key.shape.total)
+        if any(mine >= self._accounts.at((name,)).held_share(change) for name, change in lost.items()):
+            return False
+        if not guarantees:
+            return True
+        for each in victims:
+            group = each.running.group
+            guarantees.add(group.institution, pool, ZERO.minus(group.shape.total), group.preemptible)
+        standing = guarantees.standing(key.institution, pool, key.shape.total, key.preemptible)
+        for each in victims:
+            group = each.running.group
+            guarantees.add(group.institution, pool, group.shape.total, group.preemptible)
+        return standing.allowed
+
+    # --- who may be stopped -------------------------------------------------------------------------------------------
+
+    def _candidates(self, key: GroupKey, own_service: int, site: Site) -> list[_Candidate]:
+        """Who may be stopped on a site for this job, each by the first rule that allows it."""
+        rules, guarantees, pool = self._rules, self._guarantees, site.key.pool_key
+        owner = (
+            rules.reclaim
+            and bool(guarantees.of(key.institution, pool))
+            and guarantees.standing(key.institution, pool, key.shape.total, key.preemptible) is Standing.OWN
+        )
+        found: list[_Candidate] = []
+        for institution, attempts in self._board.by_institution.items():
+            mine = institution == key.institution
+            if mine and not rules.priority and not rules.shorter_milli:
+                continue
+            over = ZERO
+            if not mine:
+                over = guarantees.borrows(institution, pool) if owner else ZERO
+                if not any(over) and not rules.fair_share:
+                    continue
+            here = [(self._price(each), seq) for seq, each in attempts.items() if self._stoppable(each, site)]
+            for price, launch_seq in sorted(here):
+                running = attempts[launch_seq]
+                rule = self._rule(key, own_service, running, over)
+                if rule is not None:
+                    found.append(_Candidate(running, rule, price))
+                    if rule == RECLAIM:
+                        over = Resources(*(max(0, a - b) for a, b in zip(over, running.group.shape.total, strict=True)))
+        return found
+
+    def _stoppable(self, running: RunningView, site: Site) -> bool:
+        return (
+            running.group.preemptible
+            and not running.stopped_by_ms
+            and running.launch_seq not in self._gone
+            and running.pool == site.key.pool
+            and running.region == site.key.region
+            and running.replicas[0].node_id in site.number
+        )
+
+    def _rule(self, key: GroupKey, own_service: int, running: RunningView, over: Resources) -> str | None:
+        group, rules = running.group, self._rules
+        if any(has and asked for has, asked in zip(over, key.shape.total, strict=True)):
+            return RECLAIM
+        if self._now_ms - running.start_ms < rules.min_runtime_ms:
+            return None
+        lost = self._snapshot.evictions.get(group.institution, 0) + self._lost.get(group.institution, 0)
+        if lost >= rules.per_hour:
+            return None
+        if group.institution == key.institution:
+            if rules.priority and group.priority < key.priority:
+                return PRIORITY
+            if rules.shorter_milli and group.priority <= key.priority:
+                remaining = self._snapshot.runtimes.remaining_ms(running, self._now_ms)
+                if service_ms(group.shape.total, remaining) * 1000 >= own_service * rules.shorter_milli:
+                    return SHORTER
+            return None
+        if rules.fair_share and INSTITUTION in self._policy.order.fair_levels:
+            mine, theirs = self._accounts.at(key.path(1)), self._accounts.at(group.path(1))
+            if mine.held_share(key.shape.total) < theirs.held_share(ZERO.minus(group.shape.total)):
+                return FAIR_SHARE
+        return None
+
+    def _price(self, running: RunningView) -> int:
+        lost_ms = max(0, self._now_ms - running.saved_ms) + EVICTION_MS
+        return lost_ms * gpu_equivalents_milli(running.group.shape.total)
+
+
+# --- the cheapest victims -----------------------------------------------------------------------------------------------
+
+
+class _Node:
+    """A node on which somebody may be stopped: what is free there, and who is there."""
+
+    def __init__(self, site: Site, number: int) -> None:
+        self.node_id = site.ids[number]
+        kept = site.kept.get(number)
+        self.free = [int(each) for each in site.free[number]] if kept is None else [-1, 0, 0]
+        self.gpus = [int(each) for each in site.gpus[number]]
+        self.number = number
+        self.candidates: list[_Candidate] = []
+
+    def room(self, shape: Shape, gone: set[int]) -> int:
+        """How many replicas fit once these are gone."""
+        if self.free[0] < 0:
+            return 0
+        free, gpus = list(self.free), list(self.gpus)
+        for each in self.candidates:
+            if each.running.launch_seq in gone:
+                _release(free, gpus, each.running, self.node_id)
+        return min(shape.replicas, replicas_on(shape.request, Resources(*free), gpus))
+
+
+def _release(free: list[int], gpus: list[int], running: RunningView, node_id: str) -> None:
+    request = running.group.shape.request
+    for replica in running.replicas:
+        if replica.node_id == node_id:
+            for resource, amount in enumerate(request):
+                free[resource] += amount
+            for index in replica.gpu_indexes:
+                gpus[index] += min(request.gpu_milli, GPU_UNIT)
+
+
+def _cheapest(site: Site, shape: Shape, candidates: list[_Candidate]) -> tuple[list[int], list[_Candidate]] | None:
+    """The nodes for the replicas, and who has to go; None when the job would not fit even without all candidates."""
+    nodes: dict[int, _Node] = {}
+    selected = site.labelled(shape.node_selector)
+    for candidate in candidates:
+        for node_id in dict.fromkeys(replica.node_id for replica in candidate.running.replicas):
+            number = site.number.get(node_id)
+            if number is None or (selected is not None and not selected[number]) or not site.in_service[number]:
+                continue
+            node = nodes.get(number)
+            if node is None:
+                node = nodes[number] = _Node(site, number)
+            node.candidates.append(candidate)
+    rooms = site.rooms(shape)
+    if shape.pack and shape.pack_required and shape.replicas > 1:
+        return _cheapest_domain(site, shape, nodes, rooms)
+    return _cheapest_of(shape, nodes, rooms)
+
+
+def _cheapest_domain(
+    site: Site, shape: Shape, nodes: dict[int, _Node], rooms: Ints
+) -> tuple[list[int], list[_Candidate]] | None:
+    domain_of, count = site.domains(shape.pack)
+    best: tuple[int, list[int], list[_Candidate]] | None = None
+    for domain in range(count):
+        inside = {number: node for number, node in nodes.items() if domain_of[number] == domain}
+        found = _cheapest_of(shape, inside, np.where(domain_of == domain, rooms, 0)) if inside else None
+        if found is not None:
+            price = sum(each.price for each in found[1])
+            if best is None or price < best[0]:
+                best = (price, *found)
+    return None if best is None else best[1:]
+
+
+def _cheapest_of(shape: Shape, nodes: dict[int, _Node], rooms: Ints) -> tuple[list[int], list[_Candidate]] | None:
+    steps = sorted(step for node in nodes.values() for step in _steps(node, shape))
+    gone: dict[int, _Candidate] = {}
+    room = {int(number): min(shape.replicas, int(rooms[number])) for number in np.nonzero(rooms)[0]}
+    for number in nodes:
+        room.setdefault(number, 0)
+    needed = shape.replicas - sum(room.values())
+    for _, number, _, victims in steps:
+        if needed <= 0:
+            break
+        gone.update((each.running.launch_seq, each) for each in victims)
+        needed -= _look_again(nodes, room, shape, gone, {number, *_elsewhere(nodes, victims)})
+    if needed > 0:
+        return None
+    for launch_seq, each in sorted(gone.items(), key=lambda item: (-item[1].price, item[0])):
+        del gone[launch_seq]
+        concerned = {number for number, node in nodes.items() if each in node.candidates}
+        before = {number: room[number] for number in concerned}
+        _look_again(nodes, room, shape, gone, concerned)
+        if sum(room.values()) < shape.replicas:
+            gone[launch_seq] = each
+            room.update(before)
+    freed = {number for each in gone.values() for number in _elsewhere(nodes, [each])}
+    order = sorted(room, key=lambda number: (number not in freed, number))
+    numbers = [number for number in order for _ in range(room[number])]
+    return numbers[: shape.replicas], [gone[launch_seq] for launch_seq in sorted(gone)]
+
+
+def _elsewhere(nodes: dict[int, _Node], victims: Iterable[_Candidate]) -> set[int]:
+    """All candidate nodes on which one of these holds something."""
+    ids = {replica.node_id for each in victims for replica in each.running.replicas}
+    return {number for number, node in nodes.items() if node.node_id in ids}
+
+
+def _look_again(
+    nodes: dict[int, _Node], room: dict[int, int], shape: Shape, gone: Iterable[int], numbers: Iterable[int]
+) -> int:
+    """Bring ``room`` up to date for some nodes; returns by how much it grew."""
+    grown = 0
+    out = set(gone)
+    for number in numbers:
+        after = nodes[number].room(shape, out)
+        grown += after - room[number]
+        room[number] = after
+    return grown
+
+
+def _steps(node: _Node, shape: Shape) -> list[tuple[int, int, int, list[_Candidate]]]:
+    """What each further replica on the node costs: (price, node, how many before, the victims of this step)."""
+    steps: list[tuple[int, int, int, list[_Candidate]]] = []
+    gone: set[int] = set()
+    had = node.room(shape, gone)
+    waiting: list[_Candidate] = []
+    for each in sorted(node.candidates, key=lambda each: (each.price, each.running.launch_seq)):
+        gone.add(each.running.launch_seq)
+        waiting.append(each)
+        room = node.room(shape, gone)
+        if room > had:
+            steps.append((sum(one.price for one in waiting), node.number, had, waiting))
+            had, waiting = room, []
+    return steps
+
+
+def _rows(site: Site, running: RunningView) -> list[Ints]:
+    """What an attempt's replicas give back, as ``reserving.keep`` reads it."""
+    request = running.group.shape.request
+    rows = []
+    for replica in running.replicas:
+        number = site.number.get(replica.node_id)
+        if number is not None:
+            mask = sum(1 << index for index in replica.gpu_indexes)
+            rows.append(np.array((number, *request, min(request.gpu_milli, GPU_UNIT), mask), np.int64))
+    return rows
