@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
 
 from scheduler.domain.resources import Resources
@@ -55,7 +55,7 @@ class Workload:
     algorithm: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=True)
 class Shape:
     """All that decides where a job fits: jobs of one shape fit, or do not fit, alike.
 
@@ -73,6 +73,15 @@ class Shape:
     data_sets: tuple[str, ...] = ()
     pack: str = ""
     pack_required: bool = False
+    _hash: int = field(init=False, repr=False, compare=False, default=0)
+
+    def __post_init__(self) -> None:
+        # Planning looks shapes up at every step; they are few, and hashing all of one each time is not cheap.
+        parts = tuple(getattr(self, each.name) for each in fields(self) if each.compare)
+        object.__setattr__(self, "_hash", hash(parts))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def total(self) -> Resources:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from scheduler.domain.resources import ZERO, Resources
+from scheduler.domain.spec import PriorityClass
 from scheduler.planning.fit import SiteKey, site_of
 from scheduler.planning.scoring import Scorer
 from scheduler.planning.sites import Site
@@ -30,7 +31,8 @@ class Board:
         self.capacity = ZERO
         self.pool_capacity: dict[PoolKey, Resources] = {}
         self.running: dict[int, RunningView] = {}
-        self.by_institution: dict[str, dict[int, RunningView]] = {}
+        self.evictable: dict[tuple[str, SiteKey], dict[PriorityClass, dict[int, RunningView]]] = {}
+        """Preemptible attempts that are not being stopped, by institution and site, then by class."""
         self._where: dict[NodeId, Site] = {}
         self._online: frozenset[str] = frozenset()
         self._touched: set[Site] = set()
@@ -97,7 +99,7 @@ class Board:
             for site in self.sites:
                 site.counts[:] = 0
             self.running.clear()
-            self.by_institution.clear()
+            self.evictable.clear()
         if launches is None:
             launches = [*snapshot.running, *(seq for seq in self.running if seq not in snapshot.running)]
         for launch_seq in launches:
@@ -111,18 +113,23 @@ class Board:
 
     def _expect(self, running: RunningView) -> None:
         self.running[running.launch_seq] = running
-        self.by_institution.setdefault(running.group.institution, {})[running.launch_seq] = running
         for site in self._sites_of(running):
             site.expect_release(running, end_at_latest_ms(running))
+            if running.group.preemptible and not running.stopped_by_ms:
+                by_class = self.evictable.setdefault((running.group.institution, site.key), {})
+                by_class.setdefault(running.group.priority, {})[running.launch_seq] = running
 
     def _forget(self, running: RunningView) -> None:
         del self.running[running.launch_seq]
-        of_institution = self.by_institution[running.group.institution]
-        del of_institution[running.launch_seq]
-        if not of_institution:
-            del self.by_institution[running.group.institution]
+        group = running.group
         for site in self._sites_of(running):
             site.forget_release(running)
+            by_class = self.evictable.get((group.institution, site.key), {})
+            of_class = by_class.get(group.priority, {})
+            if of_class.pop(running.launch_seq, None) is not None and not of_class:
+                del by_class[group.priority]
+                if not by_class:
+                    del self.evictable[group.institution, site.key]
 
     def _sites_of(self, running: RunningView) -> list[Site]:
         found = dict.fromkeys(self._where.get((running.region, replica.node_id)) for replica in running.replicas)

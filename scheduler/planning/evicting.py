@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from scheduler.domain.resources import GPU_UNIT, ZERO, Resources
-from scheduler.domain.spec import Shape
+from scheduler.domain.spec import PriorityClass, Shape
 from scheduler.planning.board import Board
-from scheduler.planning.fit import replicas_on
+from scheduler.planning.fit import SiteKey, replicas_on
 from scheduler.planning.guarantees import Guarantees, Standing
 from scheduler.planning.kernels import Ints
 from scheduler.planning.places import Places
@@ -67,6 +67,7 @@ class Evictor:
         self._gone: set[int] = set()
         self._lost: dict[str, int] = {}
         self._tries: dict[str, int] = {}
+        self._in_order: dict[tuple[str, SiteKey, int], list[RunningView]] = {}
 
     @property
     def possible(self) -> bool:
@@ -146,34 +147,52 @@ class Evictor:
             and guarantees.standing(key.institution, pool, key.shape.total, key.preemptible) is Standing.OWN
         )
         found: list[_Candidate] = []
-        for institution, attempts in self._board.by_institution.items():
-            mine = institution == key.institution
-            if mine and not rules.priority and not rules.shorter_milli:
-                continue
-            over = ZERO
-            if not mine:
-                over = guarantees.borrows(institution, pool) if owner else ZERO
-                if not any(over) and not rules.fair_share:
-                    continue
-            here = [(self._price(each), seq) for seq, each in attempts.items() if self._stoppable(each, site)]
-            for price, launch_seq in sorted(here):
-                running = attempts[launch_seq]
-                rule = self._rule(key, own_service, running, over)
-                if rule is not None:
-                    found.append(_Candidate(running, rule, price))
-                    if rule == RECLAIM:
-                        over = Resources(*(max(0, a - b) for a, b in zip(over, running.group.shape.total, strict=True)))
+        if rules.priority or rules.shorter_milli:
+            most = key.priority if rules.shorter_milli else key.priority - 1
+            for running in self._sorted(key.institution, site, most):
+                self._consider(found, key, own_service, running, ZERO)
+        if owner or rules.fair_share:
+            for institution, where in self._board.evictable:
+                if institution != key.institution and where == site.key:
+                    self._of_other(found, key, institution, site, owner=owner)
         return found
 
-    def _stoppable(self, running: RunningView, site: Site) -> bool:
-        return (
-            running.group.preemptible
-            and not running.stopped_by_ms
-            and running.launch_seq not in self._gone
-            and running.pool == site.key.pool
-            and running.region == site.key.region
-            and running.replicas[0].node_id in site.number
-        )
+    def _of_other(self, found: list[_Candidate], key: GroupKey, institution: str, site: Site, *, owner: bool) -> None:
+        """Candidates of another institution: as long as it borrows, and those it holds more than fairly."""
+        over = self._guarantees.borrows(institution, site.key.pool_key) if owner else ZERO
+        if not any(over) and not self._rules.fair_share:
+            return
+        for running in self._sorted(institution, site, PriorityClass.URGENT):
+            if self._consider(found, key, 0, running, over) == RECLAIM:
+                over = Resources(*(max(0, a - b) for a, b in zip(over, running.group.shape.total, strict=True)))
+
+    def _sorted(self, institution: str, site: Site, most: int) -> list[RunningView]:
+        """An institution's attempts on a site that may be stopped, of classes up to ``most``, the cheapest first."""
+        by_class = self._board.evictable.get((institution, site.key))
+        if by_class is None:
+            return []
+        known = self._in_order.get((institution, site.key, most))
+        if known is None:
+            found = [
+                (self._price(each), launch_seq)
+                for of_class, attempts in by_class.items()
+                if of_class <= most
+                for launch_seq, each in attempts.items()
+            ]
+            found.sort()
+            known = [self._board.running[launch_seq] for _, launch_seq in found]
+            self._in_order[institution, site.key, most] = known
+        return known
+
+    def _consider(
+        self, found: list[_Candidate], key: GroupKey, own_service: int, running: RunningView, over: Resources
+    ) -> str | None:
+        if running.launch_seq in self._gone:
+            return None
+        rule = self._rule(key, own_service, running, over)
+        if rule is not None:
+            found.append(_Candidate(running, rule, self._price(running)))
+        return rule
 
     def _rule(self, key: GroupKey, own_service: int, running: RunningView, over: Resources) -> str | None:
         group, rules = running.group, self._rules

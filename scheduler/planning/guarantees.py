@@ -18,7 +18,7 @@ from enum import IntEnum
 
 from scheduler.domain.resources import ZERO, Resources
 from scheduler.planning.policy import Guarantee, Policy
-from scheduler.planning.shares import dominant_share
+from scheduler.planning.shares import Scale
 from scheduler.planning.types import PoolKey, PoolUse, Snapshot
 
 _NOTHING = PoolUse(ZERO, ZERO)
@@ -50,14 +50,16 @@ class Guarantees:
         self._use: dict[tuple[str, PoolKey], PoolUse] = {}
         self._snapshot_use: dict[PoolKey, dict[str, PoolUse]] = {}
         self._capacity: dict[PoolKey, Resources] = {}
-        self._total = ZERO
+        self._scale = Scale(ZERO)
 
     def __bool__(self) -> bool:
         return bool(self._by_pool)
 
     def begin(self, snapshot: Snapshot, capacity: dict[PoolKey, Resources], total: Resources) -> None:
         """Take the round's snapshot; ``capacity`` is that of each pool in service."""
-        self._capacity, self._total = capacity, total
+        self._capacity = capacity
+        if total != self._scale.capacity:
+            self._scale = Scale(total)
         self._snapshot_use = {}
         if self:
             for (institution, pool), use in snapshot.pool_use.items():
@@ -140,7 +142,7 @@ class Guarantees:
             own = guarantees.get(institution)
             over = held.held.minus(own.amount) if own else held.held
             borrowed = borrowed.plus(Resources(*(max(0, each) for each in over)))
-        return dominant_share(borrowed, self._total)
+        return self._scale.dominant_share(borrowed)
 
     def borrows(self, institution: str, pool: PoolKey) -> Resources:
         """What it holds in the pool beyond its guarantee."""

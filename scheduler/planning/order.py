@@ -8,25 +8,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from heapq import heapify, heappop, heapreplace
+from typing import Any
 
 from sortedcontainers import SortedDict
 
 from scheduler.planning.guarantees import Guarantees
-from scheduler.planning.shares import Accounts, Path
+from scheduler.planning.places import Places
+from scheduler.planning.shares import Account, Accounts, Path, allowed
 from scheduler.planning.types import GroupKey, PendingJob, PendingQueue
 
 
 class Line:
-    """A group of the queue in the course of a round; ``job`` is its first job that is not started yet."""
+    """A group of the queue in the course of a round; ``job`` is its first job that is not started yet.
 
-    __slots__ = ("_jobs", "_tasks_left", "job", "key")
+    ``accounts`` are those of its institution, project and user, ``total`` is what one of its jobs asks for, ``places`` where
+    it may go.
+    """
 
-    def __init__(self, key: GroupKey, jobs: Iterator[PendingJob]) -> None:
+    __slots__ = ("_jobs", "_tasks_left", "accounts", "job", "key", "places", "total")
+
+    def __init__(
+        self, key: GroupKey, jobs: Iterator[PendingJob], accounts: tuple[Account, Account, Account], places: Places
+    ) -> None:
         self.key = key
+        self.accounts = accounts
+        self.places = places
+        self.total = key.shape.total
         self._jobs = jobs
         self.job: PendingJob | None = None
         self._tasks_left = 0
         self._go_on()
+
+    @property
+    def allowed(self) -> bool:
+        """Whether another job is within the hard quotas."""
+        return allowed(self.accounts, self.total)
 
     def started(self) -> None:
         """One task of the first job has been started: go on to the next task or job."""
@@ -128,10 +144,11 @@ class Forest:
 class _Walk:
     """A branch a round has reached: a heap of (place, name, branch or walk) or, at a leaf, of (rank, job_no, line)."""
 
-    __slots__ = ("branch", "heap")
+    __slots__ = ("account", "heap", "institution")
 
-    def __init__(self, branch: Branch, heap: list[tuple[object, object, object]]) -> None:
-        self.branch = branch
+    def __init__(self, branch: Branch, account: Account | None, heap: list[tuple[Any, Any, Any]]) -> None:
+        self.institution = branch.path[0] if len(branch.path) == 1 else ""
+        self.account = account
         self.heap = heap
         heapify(self.heap)
 
@@ -149,16 +166,21 @@ class FairOrder:
         worth: Callable[[GroupKey], bool],
     ) -> None:
         self._accounts = accounts
-        self._guarantees = guarantees
+        self._guarantees = guarantees if guarantees else None
         self._begun = begun
         self._line_of = line_of
         self._worth = worth
         self._trail: list[_Walk] = [self._walk(forest.root)]
 
     def _walk(self, branch: Branch) -> _Walk:
+        account = self._accounts.at(branch.path) if branch.path else None
+        heap: list[tuple[Any, Any, Any]] = []
         if branch.children:
-            return _Walk(branch, [(self._place(child), name, child) for name, child in branch.children.items()])
-        heap: list[tuple[object, object, object]] = []
+            borrowed = self._guarantees.borrowed_share if self._guarantees and not branch.path else None
+            for name, child in branch.children.items():
+                share = self._accounts.at(child.path).share
+                heap.append(((borrowed(name), share) if borrowed else share, name, child))
+            return _Walk(branch, account, heap)
         for key, mark in branch.lines.items():
             line = self._begun.get(key)
             if line is not None:
@@ -167,12 +189,7 @@ class FairOrder:
                     heap.append((line.job.rank, line.job.job_no, line))
             elif self._worth(key):
                 heap.append((*mark, key))
-        return _Walk(branch, heap)
-
-    def _place(self, branch: Branch) -> tuple[int, int]:
-        path = branch.path
-        borrowed = self._guarantees.borrowed_share(path[0]) if len(path) == 1 else 0
-        return (borrowed, self._accounts.at(path).share)
+        return _Walk(branch, account, heap)
 
     def next(self) -> Line | None:
         """The line that is next, or None when none is left."""
@@ -185,20 +202,18 @@ class FairOrder:
                 trail.pop()
                 heappop(trail[-1].heap)
                 continue
-            first = walk.heap[0]
-            found = first[2]
+            place, name, found = walk.heap[0]
             if isinstance(found, Line):
                 return found
             if isinstance(found, _Walk):
                 trail.append(found)
             elif isinstance(found, Branch):
                 below = self._walk(found)
-                walk.heap[0] = (first[0], first[1], below)
+                walk.heap[0] = (place, name, below)
                 trail.append(below)
             else:
-                assert isinstance(found, tuple)
-                line = self._line_of(GroupKey(*found))
-                walk.heap[0] = (first[0], first[1], line)
+                line = self._line_of(found)
+                walk.heap[0] = (place, name, line)
                 return line
 
     def started(self) -> None:
@@ -223,7 +238,12 @@ class FairOrder:
         while len(trail) > 1:
             below = trail.pop()
             above = trail[-1].heap
-            if below.heap:
-                heapreplace(above, (self._place(below.branch), above[0][1], below))
-            else:
+            if not below.heap:
                 heappop(above)
+                continue
+            assert below.account is not None
+            place: Any = below.account.share
+            if self._guarantees and below.institution:
+                place = (self._guarantees.borrowed_share(below.institution), place)
+            if place != above[0][0]:
+                heapreplace(above, (place, above[0][1], below))

@@ -34,8 +34,8 @@ class Places:
 
     def __init__(self, board: Board, policy: Policy, key: PlacesKey) -> None:
         self._board = board
+        self.key = key
         self.shape = key.shape
-        self.preemptible = key.preemptible
         ranked = [
             (rank(site.key, key.shape, key.home_region, policy), site)
             for site in board.sites
@@ -68,6 +68,8 @@ class Places:
         if self.full:
             return None
         barred = False
+        if standing_in is None and self.shape.replicas == 1:
+            return self._place_one()
         best: tuple[object, ...] | None = None
         chosen: tuple[Site, list[int]] | None = None
         for how, site in self.ranked:
@@ -94,6 +96,28 @@ class Places:
             return None
         site, numbers = chosen
         return site, (site.place(self.shape, numbers) if self.shape.replicas == 1 else self._fill(site, numbers))
+
+    def _place_one(self) -> tuple[Site, tuple[ReplicaPlacement, ...]] | None:
+        """``place`` for the usual case: one replica, and nothing guaranteed to anybody."""
+        tier: Rank | None = None
+        best: tuple[int, str] | None = None
+        where: Site | None = None
+        number = -1
+        for how, site in self.ranked:
+            if best is not None and how != tier:
+                break
+            if not site.online:
+                continue
+            ranking = site.ranking(self.shape)
+            found = ranking.best()
+            if found >= 0:
+                offer = (int(ranking.scores[found]), site.ids[found])
+                if best is None or offer < best:
+                    tier, best, where, number = how, offer, site, found
+        if where is None:
+            self._full_as_of = (self._board.round_no, 0)
+            return None
+        return where, where.place(self.shape, (number,))
 
     def _on(self, site: Site) -> tuple[tuple[object, ...], list[int]] | None:
         """How well the job would stand on a site, to compare sites by, and where: one node, or the nodes its gang may use."""

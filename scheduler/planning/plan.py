@@ -17,13 +17,13 @@ from scheduler.planning.places import Places, PlacesKey
 from scheduler.planning.policy import Policy
 from scheduler.planning.reserving import Opening, earliest, keep, squeeze
 from scheduler.planning.scoring import Scorer
-from scheduler.planning.shares import Accounts, FairParts
+from scheduler.planning.shares import Accounts, FairParts, allowed
 from scheduler.planning.sites import Site
 from scheduler.planning.types import Eviction, GroupKey, PendingJob, Plan, Reservation, Snapshot, Start
 
 MAX_LOOKS = 2_000
 """For so many blocked lines in a round, and jobs behind their first, it is seen whether anything can be done while they wait."""
-_MAX_PLACES = 100_000
+_MAX_PLACES = 1_000_000
 
 
 def plan(snapshot: Snapshot, policy: Policy, now_ms: int) -> Plan:
@@ -49,6 +49,7 @@ class Planner:
         self.forest = Forest(0)
         self._policy: Policy | None = None
         self._places: dict[PlacesKey, Places] = {}
+        self._places_of: dict[GroupKey, Places] = {}
         self._waiting: dict[PlacesKey, int] = {}
         self._structure = -1
 
@@ -66,7 +67,7 @@ class Planner:
         self.board.begin(snapshot)
         if self.board.structure != self._structure:
             self._structure = self.board.structure
-            self._places.clear()
+            self._forget_places()
         self._homes = snapshot.institutions
         for key, came in self.forest.see(snapshot.queue, groups):
             self._count(self.places_key(key), 1 if came else -1)
@@ -78,8 +79,12 @@ class Planner:
         self._policy = policy
         self.guarantees = Guarantees(policy)
         self.forest = Forest(len(policy.order.fair_levels))
-        self._places.clear()
+        self._forget_places()
         self._waiting.clear()
+
+    def _forget_places(self) -> None:
+        self._places.clear()
+        self._places_of.clear()
 
     def _count(self, key: PlacesKey, change: int) -> None:
         count = self._waiting.get(key, 0) + change
@@ -94,14 +99,17 @@ class Planner:
 
     def places_of(self, key: GroupKey) -> Places:
         """Where a line's jobs may go; the same for all lines of one shape and home region."""
-        return self._places_at(self.places_key(key))
+        places = self._places_of.get(key)
+        if places is None or places.key.home_region != self._homes[key.institution].home_region:
+            if len(self._places_of) >= _MAX_PLACES:
+                self._places_of.clear()
+            places = self._places_of[key] = self._places_at(self.places_key(key))
+        return places
 
     def _places_at(self, key: PlacesKey) -> Places:
         places = self._places.get(key)
         if places is None:
             assert self._policy is not None
-            if len(self._places) >= _MAX_PLACES:
-                self._places.clear()
             places = self._places[key] = Places(self.board, self._policy, key)
         return places
 
@@ -120,11 +128,13 @@ class Round:
         self.starts: list[Start] = []
         self.evictions: list[Eviction] = []
         self.reservations: list[Reservation] = []
+        self._guarded = bool(self.guarantees)
         self._lines: dict[GroupKey, Line] = {}
         self._kept_until = 0
         """The latest begin of any reservation: what ends later need not look for room before one."""
         self._open_places = 0
         self._looks = MAX_LOOKS
+        self._reserve_tries = 0
         self._more = False
 
     def run(self) -> Plan:
@@ -140,7 +150,9 @@ class Round:
         """The line in the course of this round."""
         line = self._lines.get(key)
         if line is None:
-            line = self._lines[key] = Line(key, self.snapshot.queue.jobs(key))
+            line = self._lines[key] = Line(
+                key, self.snapshot.queue.jobs(key), self.accounts.of(key), self.planner.places_of(key)
+            )
         return line
 
     # --- the parts of a round -----------------------------------------------------------------------------------------
@@ -150,7 +162,7 @@ class Round:
         served: set[int] = set()
         for job_no, key in sorted(self.snapshot.claims.items()):
             job = self._find(key, job_no)
-            if job is not None and self.accounts.allow(key, key.shape.total):
+            if job is not None and allowed(self.accounts.of(key), key.shape.total):
                 self._serve(key, job, served, may_evict=False)
         return served
 
@@ -190,7 +202,7 @@ class Round:
         return FairParts(self.accounts, self.snapshot, self.planner.forest.depth)
 
     def _could_run(self, key: GroupKey) -> bool:
-        return self.accounts.allow(key, key.shape.total) and bool(self.planner.places_of(key).usable_when_empty())
+        return allowed(self.accounts.of(key), key.shape.total) and bool(self.planner.places_of(key).usable_when_empty())
 
     def _then_all_others(self, served: set[int]) -> None:
         """All others, in order, as long as something may be done for any of them."""
@@ -198,16 +210,16 @@ class Round:
         self._open_places = planner.open_places()
         order = FairOrder(planner.forest, self.accounts, self.guarantees, self._lines, self.line_of, self._worth)
         while (self._open_places or self._looks) and (line := order.next()) is not None:
-            job, key = line.job, line.key
+            job = line.job
             assert job is not None
-            if job.job_no in served:
+            if served and job.job_no in served:
                 line.skip()
                 order.started()
-            elif not self.accounts.allow(key, key.shape.total):
+            elif not line.allowed:
                 order.drop()
             elif len(self.starts) < self.policy.max_starts_per_round:
                 self._try(line, job, order)
-            elif planner.places_of(key).full or not planner.places_of(key).fits_somewhere():
+            elif line.places.full or not line.places.fits_somewhere():
                 order.drop()
             else:
                 self._more = True
@@ -215,9 +227,9 @@ class Round:
 
     def _try(self, line: Line, job: PendingJob, order: FairOrder) -> None:
         """The next line in order: start its first job, or do what can be done for it while it waits."""
-        places = self.planner.places_of(line.key)
+        places = line.places
         was_full = places.full
-        if not was_full and self._start(line.key, job):
+        if not was_full and self._start_in(line, job):
             line.started()
             order.started()
             return
@@ -235,7 +247,8 @@ class Round:
     def _blocked(self, line: Line, job: PendingJob) -> None:
         """The line's first job does not fit now: stop others for it, or reserve, and see whether it can run in between."""
         key = line.key
-        if not self._evict(key, job) and len(self.reservations) < self.policy.backfill.reservations:
+        if not self._evict(key, job) and self._reserve_tries < self.policy.backfill.reservations:
+            self._reserve_tries += 1
             self._reserve(key, job)
         if self._kept_until > self.now_ms:
             self._squeeze(line)
@@ -247,19 +260,23 @@ class Round:
 
     def _start(self, key: GroupKey, job: PendingJob) -> bool:
         """Place a job where it stands best."""
-        standing_in = (lambda site: self._standing_in(key, site)) if self.guarantees else None
-        found = self.planner.places_of(key).place(standing_in)
+        return self._start_in(self.line_of(key), job)
+
+    def _start_in(self, line: Line, job: PendingJob) -> bool:
+        standing_in = (lambda site: self._standing_in(line.key, site)) if self._guarded else None
+        found = line.places.place(standing_in)
         if found is None:
             return False
-        self._started(key, job, *found)
+        self._started(line, job, *found)
         return True
 
-    def _started(self, key: GroupKey, job: PendingJob, site: Site, replicas: tuple[ReplicaPlacement, ...]) -> None:
+    def _started(self, line: Line, job: PendingJob, site: Site, replicas: tuple[ReplicaPlacement, ...]) -> None:
         where = site.key
         self.starts.append(Start(job.job_no, where.region, where.pool, where.accelerator, replicas))
-        total = key.shape.total
-        self.accounts.add(key, total)
-        self.guarantees.add(key.institution, where.pool_key, total, key.preemptible)
+        for account in line.accounts:
+            account.add(line.total)
+        if self._guarded:
+            self.guarantees.add(line.key.institution, where.pool_key, line.total, line.key.preemptible)
 
     def _sites_for(self, key: GroupKey) -> list[Site]:
         """Where the job may stand and could if it were empty, best first."""
@@ -302,7 +319,7 @@ class Round:
             job = line.job
             if job is None or not self._looks or len(self.starts) >= self.policy.max_starts_per_round:
                 return
-            if not self.accounts.allow(key, key.shape.total):
+            if not line.allowed:
                 return
             self._looks -= 1
             end_ms = self.now_ms + job.limit_ms + job.grace_ms
@@ -311,7 +328,7 @@ class Round:
                 for site in sites:
                     placed = squeeze(site, key.shape, end_ms) if self._standing_in(key, site).allowed else None
                     if placed is not None:
-                        self._started(key, job, site, placed)
+                        self._started(line, job, site, placed)
                         line.started()
                         break
             if placed is None:

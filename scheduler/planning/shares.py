@@ -1,6 +1,6 @@
 """Who holds how much of the platform: weighted dominant shares, and the accounts of a round.
 
-A share is an integer: parts of ``ONE``, rounded down, so that every comparison is exact and the same on every machine.
+A share is an integer: the sum of held amounts times ``ONE // capacity``, so that every comparison is the same on every machine.
 """
 
 from __future__ import annotations
@@ -8,70 +8,85 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from scheduler.domain.resources import ZERO, Resources
-from scheduler.planning.policy import LEVELS, OrderPolicy
-from scheduler.planning.types import GroupKey, Snapshot, TenantView
+from scheduler.planning.policy import OrderPolicy
+from scheduler.planning.types import UNLIMITED, GroupKey, Snapshot, TenantView
 
-ONE = 1 << 40
-"""The share of somebody of weight 1000 who holds all there is of some resource."""
-USUAL_WEIGHT = 1000
+ONE = 1 << 60
+"""The share of somebody of weight 1 who holds all there is of some resource, but for rounding."""
+MILLI = 1000
 _MAX_KEPT = 1_000_000
-_NO_ONE = TenantView(USUAL_WEIGHT)
+_NO_ONE = TenantView(1000)
 
 
-def dominant_share(held: Resources, capacity: Resources) -> int:
-    """The largest part held of any resource that there is, in parts of ``ONE`` (Ghodsi et al., NSDI 2011)."""
-    share = 0
-    for amount, total in zip(held, capacity, strict=True):
-        if total > 0 and amount > 0:
-            share = max(share, amount * ONE // total)
-    return share
+class Scale:
+    """Turns amounts into shares. A resource nobody offers counts for nothing."""
+
+    def __init__(self, capacity: Resources) -> None:
+        self.capacity = capacity
+        self.cpu, self.memory, self.gpu = (ONE // each if each > 0 else 0 for each in capacity)
+
+    def dominant_share(self, held: Resources) -> int:
+        """The largest part held of any resource (Ghodsi et al., NSDI 2011), in parts of ``ONE``."""
+        return max(held[0] * self.cpu, held[1] * self.memory, held[2] * self.gpu)
 
 
 class Account:
-    """What one tenant holds in the course of a round.
+    """What one tenant holds in the course of a round; ``view`` is the view it was made from.
 
-    ``share`` is its weighted dominant share of what it holds and, to the part the policy says, has held on average.
-    ``view`` is the view it was made from.
+    ``share`` is its weighted dominant share of what it holds and, to the part the policy says, has held on average, times
+    ``MILLI``; ``changed``: something was added in this round.
     """
 
-    __slots__ = ("_capacity", "_past", "_past_milli", "in_use", "quota", "share", "view", "weight")
+    __slots__ = ("_now_milli", "_past", "_scale", "_share", "changed", "in_use", "quota", "view", "weight")
 
-    def __init__(self, view: TenantView, capacity: Resources, past_milli: int) -> None:
+    def __init__(self, view: TenantView, scale: Scale, past_milli: int) -> None:
         self.view = view
         self.weight = max(1, view.weight)
         self.quota = view.quota
         self.in_use = view.in_use
-        self._capacity = capacity
-        self._past_milli = past_milli
-        self._past = view.past.times(past_milli)
-        self.share = self._weighted(view.in_use)
+        self.changed = False
+        self._scale = scale
+        self._now_milli = MILLI - past_milli
+        self._past = view.past.times(past_milli) if past_milli else ZERO
+        self._share = -1
 
-    def _weighted(self, held: Resources) -> int:
-        now_milli = 1000 - self._past_milli
-        mixed = Resources(
-            (held.cpu_milli * now_milli + self._past.cpu_milli) // 1000,
-            (held.memory_mib * now_milli + self._past.memory_mib) // 1000,
-            (held.gpu_milli * now_milli + self._past.gpu_milli) // 1000,
-        )
-        return dominant_share(mixed, self._capacity) * USUAL_WEIGHT // self.weight
+    @property
+    def share(self) -> int:
+        """See the class."""
+        if self._share < 0:
+            held, past, now = self.in_use, self._past, self._now_milli
+            scale = self._scale
+            self._share = (
+                max(
+                    (held[0] * now + past[0]) * scale.cpu,
+                    (held[1] * now + past[1]) * scale.memory,
+                    (held[2] * now + past[2]) * scale.gpu,
+                )
+                // self.weight
+            )
+        return self._share
 
     def allows(self, more: Resources) -> bool:
         """Whether ``more`` can be added without going over the quota in any resource it has a part of."""
         used, quota = self.in_use, self.quota
+        if quota is UNLIMITED:
+            return True
         return (
-            (not more.cpu_milli or used.cpu_milli + more.cpu_milli <= quota.cpu_milli)
-            and (not more.memory_mib or used.memory_mib + more.memory_mib <= quota.memory_mib)
-            and (not more.gpu_milli or used.gpu_milli + more.gpu_milli <= quota.gpu_milli)
+            (not more[0] or used[0] + more[0] <= quota[0])
+            and (not more[1] or used[1] + more[1] <= quota[1])
+            and (not more[2] or used[2] + more[2] <= quota[2])
         )
 
     def add(self, more: Resources) -> None:
         """Hold ``more`` from now on."""
-        self.in_use = self.in_use.plus(more)
-        self.share = self._weighted(self.in_use)
+        used = self.in_use
+        self.in_use = Resources(used[0] + more[0], used[1] + more[1], used[2] + more[2])
+        self.changed = True
+        self._share = -1
 
     def held_share(self, change: Resources = ZERO) -> int:
         """The weighted dominant share of what is held now alone, after a change."""
-        return dominant_share(self.in_use.plus(change), self._capacity) * USUAL_WEIGHT // self.weight
+        return self._scale.dominant_share(self.in_use.plus(change)) // self.weight
 
 
 Path = tuple[str, ...]
@@ -83,21 +98,18 @@ class Accounts:
 
     def __init__(self) -> None:
         self._kept: dict[Path, Account] = {}
-        self._basis: tuple[Resources, int] = (ZERO, 0)
-        self._changed: dict[Path, Account] = {}
-        self.capacity = ZERO
+        self._now: dict[Path, Account] = {}
+        self._past_milli = 0
+        self.scale = Scale(ZERO)
 
     def begin(self, snapshot: Snapshot, capacity: Resources, order: OrderPolicy) -> None:
         """Forget what the last round added; drop everything when the capacity or the policy is another."""
         self._institutions, self._projects, self._users = snapshot.institutions, snapshot.projects, snapshot.users
-        for path in self._changed:
-            del self._kept[path]
-        self._changed.clear()
-        basis = (capacity, order.past_milli)
-        if basis != self._basis or len(self._kept) > _MAX_KEPT:
+        self._now.clear()
+        if (capacity, order.past_milli) != (self.scale.capacity, self._past_milli) or len(self._kept) > _MAX_KEPT:
             self._kept.clear()
-            self._basis = basis
-        self.capacity = capacity
+            self.scale = Scale(capacity)
+            self._past_milli = order.past_milli
 
     def _view(self, path: Path) -> TenantView:
         if len(path) == 1:
@@ -108,28 +120,34 @@ class Accounts:
 
     def at(self, path: Path) -> Account:
         """The account of a tenant."""
-        account = self._kept.get(path)
-        view = self._view(path)
-        if account is None or (account.view is not view and path not in self._changed):
-            account = self._kept[path] = Account(view, *self._basis)
+        account = self._now.get(path)
+        if account is None:
+            view = self._view(path)
+            account = self._kept.get(path)
+            if account is None or account.view is not view or account.changed:
+                account = self._kept[path] = Account(view, self.scale, self._past_milli)
+            self._now[path] = account
         return account
 
-    def allow(self, key: GroupKey, more: Resources) -> bool:
-        """Whether neither the institution's nor the project's quota would be exceeded."""
-        return self.at(key.path(1)).allows(more) and self.at(key.path(2)).allows(more)
+    def of(self, key: GroupKey) -> tuple[Account, Account, Account]:
+        """The accounts of a line's institution, project and user."""
+        institution, project, user = key[0], key[1], key[2]
+        return self.at((institution,)), self.at((institution, project)), self.at((institution, project, user))
 
     def add(self, key: GroupKey, more: Resources) -> None:
-        """Count a start."""
-        for depth in range(1, len(LEVELS) + 1):
-            path = key.path(depth)
-            account = self.at(path)
+        """Count a start (or, with negative amounts, an eviction)."""
+        for account in self.of(key):
             account.add(more)
-            self._changed[path] = account
 
     @property
     def institutions(self) -> Mapping[str, TenantView]:
         """The snapshot's."""
         return self._institutions
+
+
+def allowed(accounts: tuple[Account, Account, Account], more: Resources) -> bool:
+    """Whether neither the institution's nor the project's quota would be exceeded."""
+    return accounts[0].allows(more) and accounts[1].allows(more)
 
 
 class FairParts:
@@ -174,6 +192,6 @@ class FairParts:
             account = self._accounts.at(path[:depth])
             part *= account.weight
             whole *= self._weights[path[: depth - 1]]
-            if dominant_share(account.in_use, self._accounts.capacity) * whole >= part:
+            if self._accounts.scale.dominant_share(account.in_use) * whole >= part:
                 return False
         return True
