@@ -63,6 +63,34 @@ def rooms(free: Any, gpus: Any, cpu: int, memory: int, gpu: int) -> Any:
 
 
 @compiled
+def pick(gpus: Any, node: int, gpu: int, picked: Any) -> int:
+    """The GPU indexes one replica of whole GPUs takes on a node, into ``picked``; returns how many (0: too few).
+
+    The lowest indexes that are wholly free.
+    """
+    wanted = gpu // GPU
+    found = 0
+    for index in range(gpus.shape[1]):
+        if gpus[node, index] >= GPU:
+            picked[found] = index
+            found += 1
+            if found == wanted:
+                return found
+    return 0
+
+
+@compiled
+def take(free: Any, gpus: Any, node: int, cpu: int, memory: int, gpu: int, picked: Any) -> None:
+    """Hold one replica's resources on a node, with these GPU indexes."""
+    free[node, 0] -= cpu
+    free[node, 1] -= memory
+    free[node, 2] -= gpu
+    each = min(gpu, GPU)
+    for at in range(picked.shape[0]):
+        gpus[node, picked[at]] -= each
+
+
+@compiled
 def add_release(slots: Any, counts: Any, node: int, entry: Any) -> None:
     """Note what a running attempt will give back on a node, in order of time. ``entry``: see ``sites.RELEASE``."""
     at = counts[node]
@@ -133,6 +161,31 @@ def openings(
     return found[:size]
 
 
+@compiled
+def first_opening(
+    free: Any, gpus: Any, open_nodes: Any, slots: Any, counts: Any, cpu: int, memory: int, gpu: int
+) -> Any:
+    """When and where a single replica fits first: (time, node); the node is -1 when it never does."""
+    best, where = NEVER, -1
+    now_gpus = np.empty(gpus.shape[1], dtype=np.int64)
+    now_free = np.empty(3, dtype=np.int64)
+    for node in range(free.shape[0]):
+        if not open_nodes[node]:
+            continue
+        now_free[:] = free[node]
+        now_gpus[:] = gpus[node]
+        if room_on(now_free, now_gpus, cpu, memory, gpu):
+            return 0, node
+        for at in range(counts[node]):
+            if slots[node, at, 0] >= best:
+                break
+            give_back(now_free, now_gpus, slots[node, at])
+            if room_on(now_free, now_gpus, cpu, memory, gpu):
+                best, where = slots[node, at, 0], node
+                break
+    return best, where
+
+
 def warm_up() -> None:
     """Compile everything now, so that no first round has to wait for it."""
     free, gpus = np.zeros((1, 3), np.int64), np.zeros((1, 1), np.int64)
@@ -140,4 +193,8 @@ def warm_up() -> None:
     rooms(free, gpus, 1, 1, 1)
     add_release(slots, counts, 0, np.zeros(7, np.int64))
     openings(free, gpus, np.ones(1, np.bool_), slots, counts, 1, 1, 1, 1)
+    first_opening(free, gpus, np.ones(1, np.bool_), slots, counts, 1, 1, 1)
     drop_release(slots, counts, 0, 0)
+    picked = np.zeros(1, np.int64)
+    pick(gpus, 0, 1000, picked)
+    take(free, gpus, 0, 0, 0, 0, picked)

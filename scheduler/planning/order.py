@@ -90,9 +90,14 @@ class Forest:
     def __len__(self) -> int:
         return len(self._known)
 
-    def lines(self) -> Iterable[GroupKey]:
-        """All lines."""
-        return self._known
+    def add(self, key: GroupKey, mark: tuple[int, int]) -> None:
+        """Let a line stand here, with the (rank, job_no) of its first job."""
+        self._known[key] = mark
+        self._leaf(key).lines[key] = mark
+
+    def head_of(self, key: GroupKey) -> tuple[int, int]:
+        """The (rank, job_no) of a line's first job."""
+        return self._known[key]
 
     def see(self, queue: PendingQueue, keys: Iterable[GroupKey] | None) -> list[tuple[GroupKey, bool]]:
         """Take over what has happened to these lines (None: to any); returns those that came (True) or went (False)."""
@@ -109,8 +114,7 @@ class Forest:
                 del self.heads[before]
             if mark is not None:
                 self.heads[mark] = key
-                self._known[key] = mark
-                self._leaf(key).lines[key] = mark
+                self.add(key, mark)
                 if before is None:
                     moved.append((key, True))
             else:

@@ -13,7 +13,8 @@ from scheduler.planning.fit import Rank, rank, site_allowed
 from scheduler.planning.guarantees import Standing
 from scheduler.planning.kernels import Flags, Ints
 from scheduler.planning.policy import Policy
-from scheduler.planning.sites import Site
+from scheduler.planning.scoring import NO_FIT
+from scheduler.planning.sites import Ranking, Site
 
 if TYPE_CHECKING:
     from scheduler.planning.board import Board
@@ -46,16 +47,26 @@ class Places:
         self._holds: list[tuple[Rank, Site]] = []
         self._holds_as_of = -1
         self._full_as_of = (-1, -1)
+        self._known: list[tuple[Rank, Site, Ranking]] = []
+        self._evicted = -1
 
     @property
     def full(self) -> bool:
         """Whether nothing of the shape fits anywhere for the rest of the round. Nothing is released while it goes on."""
         return self._full_as_of == (self._board.round_no, 0)
 
+    def _rankings(self) -> list[tuple[Rank, Site, Ranking]]:
+        """The rankings of its sites, kept as long as none was forgotten."""
+        evicted = sum(site.evicted for _, site in self.ranked)
+        if evicted != self._evicted:
+            self._known = [(how, site, site.ranking(self.shape)) for how, site in self.ranked]
+            self._evicted = sum(site.evicted for _, site in self.ranked)
+        return self._known
+
     def fits_somewhere(self) -> bool:
         """Whether one replica fits on some site; a quick look before a round."""
-        for _, site in self.ranked:
-            if site.online and site.ranking(self.shape).best() >= 0:
+        for _, site, ranking in self._rankings():
+            if site.online and ranking.best() >= 0:
                 return True
         self._full_as_of = (self._board.round_no, 0)
         return False
@@ -100,20 +111,20 @@ class Places:
     def _place_one(self) -> tuple[Site, tuple[ReplicaPlacement, ...]] | None:
         """``place`` for the usual case: one replica, and nothing guaranteed to anybody."""
         tier: Rank | None = None
-        best: tuple[int, str] | None = None
         where: Site | None = None
         number = -1
-        for how, site in self.ranked:
-            if best is not None and how != tier:
+        least = NO_FIT
+        for how, site, ranking in self._rankings():
+            if where is not None and how is not tier and how != tier:
                 break
             if not site.online:
                 continue
-            ranking = site.ranking(self.shape)
             found = ranking.best()
-            if found >= 0:
-                offer = (int(ranking.scores[found]), site.ids[found])
-                if best is None or offer < best:
-                    tier, best, where, number = how, offer, site, found
+            if found < 0:
+                continue
+            score = ranking.best_score
+            if where is None or score < least or (score == least and site.ids[found] < where.ids[number]):
+                tier, least, where, number = how, score, site, found
         if where is None:
             self._full_as_of = (self._board.round_no, 0)
             return None
@@ -125,7 +136,7 @@ class Places:
         number = ranking.best()
         if number < 0:
             return None
-        score = (int(ranking.scores[number]), site.ids[number], site.key)
+        score = (ranking.best_score, site.ids[number], site.key)
         if self.shape.replicas == 1:
             return (0, *score), [number]
         nodes = gang_nodes(site, self.shape, site.rooms(self.shape))

@@ -21,7 +21,7 @@ from scheduler.planning.shares import Accounts, FairParts, allowed
 from scheduler.planning.sites import Site
 from scheduler.planning.types import Eviction, GroupKey, PendingJob, Plan, Reservation, Snapshot, Start
 
-MAX_LOOKS = 2_000
+MAX_LOOKS = 1_000
 """For so many blocked lines in a round, and jobs behind their first, it is seen whether anything can be done while they wait."""
 _MAX_PLACES = 1_000_000
 
@@ -50,7 +50,8 @@ class Planner:
         self._policy: Policy | None = None
         self._places: dict[PlacesKey, Places] = {}
         self._places_of: dict[GroupKey, Places] = {}
-        self._waiting: dict[PlacesKey, int] = {}
+        self._waiting: dict[PlacesKey, dict[GroupKey, None]] = {}
+        self._homes: dict[str, str] = {}
         self._structure = -1
 
     def plan(self, snapshot: Snapshot, policy: Policy, now_ms: int) -> Plan:
@@ -61,16 +62,17 @@ class Planner:
         """Become what the snapshot says, and be ready to plan."""
         changes = snapshot.changes
         groups: Iterable[GroupKey] | None = changes.groups if changes is not None else None
-        if policy is not self._policy:
+        homes = {name: view.home_region for name, view in snapshot.institutions.items()}
+        if policy is not self._policy or any(homes.get(name) != home for name, home in self._homes.items()):
             self._use(policy)
             groups = None
+        self._homes = homes
         self.board.begin(snapshot)
         if self.board.structure != self._structure:
             self._structure = self.board.structure
             self._forget_places()
-        self._homes = snapshot.institutions
         for key, came in self.forest.see(snapshot.queue, groups):
-            self._count(self.places_key(key), 1 if came else -1)
+            self._wait(self.places_key(key), key, came=came)
         self.accounts.begin(snapshot, self.board.capacity, policy.order)
         self.guarantees.begin(snapshot, self.board.pool_capacity, self.board.capacity)
         return Round(self, snapshot, policy, now_ms)
@@ -86,21 +88,23 @@ class Planner:
         self._places.clear()
         self._places_of.clear()
 
-    def _count(self, key: PlacesKey, change: int) -> None:
-        count = self._waiting.get(key, 0) + change
-        if count > 0:
-            self._waiting[key] = count
+    def _wait(self, places: PlacesKey, key: GroupKey, *, came: bool) -> None:
+        lines = self._waiting.setdefault(places, {})
+        if came:
+            lines[key] = None
         else:
-            self._waiting.pop(key, None)
+            lines.pop(key, None)
+            if not lines:
+                del self._waiting[places]
 
     def places_key(self, key: GroupKey) -> PlacesKey:
         """What decides where a line's jobs may go."""
-        return PlacesKey(key.shape, self._homes[key.institution].home_region, key.preemptible)
+        return PlacesKey(key.shape, self._homes[key.institution], key.preemptible)
 
     def places_of(self, key: GroupKey) -> Places:
         """Where a line's jobs may go; the same for all lines of one shape and home region."""
         places = self._places_of.get(key)
-        if places is None or places.key.home_region != self._homes[key.institution].home_region:
+        if places is None or places.key.home_region != self._homes[key.institution]:
             if len(self._places_of) >= _MAX_PLACES:
                 self._places_of.clear()
             places = self._places_of[key] = self._places_at(self.places_key(key))
@@ -116,6 +120,15 @@ class Planner:
     def open_places(self) -> int:
         """For how many of the kinds of jobs that wait something is free."""
         return sum(self._places_at(key).fits_somewhere() for key in self._waiting)
+
+    def open_lines(self) -> Forest:
+        """The lines for whose jobs something may still be free in this round."""
+        some = Forest(self.forest.depth)
+        for key, lines in self._waiting.items():
+            if not self._places_at(key).full:
+                for line in lines:
+                    some.add(line, self.forest.head_of(line))
+        return some
 
 
 class Round:
@@ -206,10 +219,19 @@ class Round:
 
     def _then_all_others(self, served: set[int]) -> None:
         """All others, in order, as long as something may be done for any of them."""
-        planner = self.planner
-        self._open_places = planner.open_places()
-        order = FairOrder(planner.forest, self.accounts, self.guarantees, self._lines, self.line_of, self._worth)
-        while (self._open_places or self._looks) and (line := order.next()) is not None:
+        self._open_places = self.planner.open_places()
+        if self._looks and self._look_through(self.planner.forest, served) and self._open_places:
+            self._look_through(self.planner.open_lines(), served)
+
+    def _look_through(self, forest: Forest, served: set[int]) -> bool:
+        """Go through lines in order, as long as there is a look left or, if there was none, room; False: it is enough."""
+        looking = bool(self._looks)
+        order = FairOrder(forest, self.accounts, self.guarantees, self._lines, self.line_of, self._worth)
+        while (line := order.next()) is not None:
+            if looking and not self._looks:
+                return True
+            if not looking and not self._open_places:
+                return False
             job = line.job
             assert job is not None
             if served and job.job_no in served:
@@ -223,7 +245,8 @@ class Round:
                 order.drop()
             else:
                 self._more = True
-                return
+                return False
+        return False
 
     def _try(self, line: Line, job: PendingJob, order: FairOrder) -> None:
         """The next line in order: start its first job, or do what can be done for it while it waits."""

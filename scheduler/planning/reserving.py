@@ -52,6 +52,11 @@ def _earliest_on(site: Site, shape: Shape, now_ms: int) -> Opening | None:
         open_nodes &= selected
     if not open_nodes.any():
         return None
+    if shape.replicas == 1:
+        start_ms, number = kernels.first_opening(
+            site.free, site.gpus, open_nodes, site.slots, site.counts, *shape.request
+        )
+        return None if number < 0 else Opening(site, (int(number),), max(now_ms, int(start_ms)))
     found: Ints = kernels.openings(
         site.free, site.gpus, open_nodes, site.slots, site.counts, *shape.request, shape.replicas
     )
@@ -114,7 +119,7 @@ def keep(opening: Opening, shape: Shape, freed: Sequence[Ints] = ()) -> None:
         if len(gpus):
             site.gpus[number] = np.minimum(site.gpus[number], then_gpus)
         site.touched.add(number)
-        site.log.append(number)
+        site.changed(number)
 
 
 def _give_back(free: list[int], gpus: list[int], cpu: int, memory: int, gpu: int, each: int, mask: int) -> None:
@@ -182,5 +187,5 @@ def _take_kept(site: Site, number: int, shape: Shape) -> ReplicaPlacement:
     if len(kept.gpus):
         site.gpus[number] = np.minimum(site.gpus[number], kept.gpus)
     site.touched.add(number)
-    site.log.append(number)
+    site.changed(number)
     return ReplicaPlacement(site.ids[number], gpus)

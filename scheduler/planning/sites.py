@@ -14,7 +14,7 @@ from scheduler.domain.agent import ReplicaPlacement
 from scheduler.domain.resources import GPU_UNIT, Resources
 from scheduler.domain.spec import Shape
 from scheduler.planning import kernels
-from scheduler.planning.fit import SiteKey, choose_gpus, replicas_on
+from scheduler.planning.fit import SiteKey
 from scheduler.planning.kernels import Flags, Ints
 from scheduler.planning.scoring import NO_FIT, Scorer
 from scheduler.planning.types import NodeView, RunningView
@@ -47,9 +47,17 @@ class Site:
         self.counts: Ints = np.zeros(size, np.int64)
         self.online = True
         """Whether the region's agent is connected."""
-        self.log: list[int] = []
+        self.log: Ints = np.zeros(1024, np.int64)
+        self.changes = 0
+        """How many entries ``log`` has."""
         self.era = 0
         """Rises whenever ``log`` starts anew."""
+        self.evicted = 0
+        """Rises whenever a ranking is forgotten to bound their number."""
+        self._picked: Ints = np.zeros(max(1, gpus), np.int64)
+        self._full_gpus: Ints = np.zeros((size, gpus), np.int64)
+        for number, view in enumerate(self.views):
+            self._full_gpus[number, : len(view.gpu_free)] = GPU_UNIT
         self.kept: dict[int, Kept] = {}
         """What the round keeps free on nodes for jobs with reservations, by the node's number."""
         self.touched: set[int] = set()
@@ -71,7 +79,14 @@ class Site:
                 self.views[number] = view
                 return
         self._read(number, view)
-        self.log.append(number)
+        self.changed(number)
+
+    def changed(self, number: int) -> None:
+        """Note that a node is not as it was."""
+        if self.changes == len(self.log):
+            self.log = np.concatenate([self.log, np.zeros_like(self.log)])
+        self.log[self.changes] = number
+        self.changes += 1
 
     def _read(self, number: int, view: NodeView) -> None:
         self.views[number] = view
@@ -87,8 +102,8 @@ class Site:
         self.kept.clear()
         for number in list(self.touched):
             self.refresh(number, self.views[number])
-        if len(self.log) > 4 * len(self.ids) + 100_000:
-            self.log.clear()
+        if self.changes > 4 * len(self.ids) + 100_000:
+            self.changes = 0
             self.era += 1
 
     def is_same_node(self, view: NodeView) -> bool:
@@ -129,18 +144,15 @@ class Site:
     def take(self, number: int, request: Resources, gpu_indexes: tuple[int, ...]) -> None:
         """Hold one replica's resources on a node."""
         self.touched.add(number)
-        row = self.free[number]
-        row[0] -= request.cpu_milli
-        row[1] -= request.memory_mib
-        row[2] -= request.gpu_milli
-        if gpu_indexes:
-            each = min(request.gpu_milli, GPU_UNIT)
-            for index in gpu_indexes:
-                self.gpus[number, index] -= each
-        kept = self.kept.get(number)
-        if kept is not None:
-            kept.take(request, gpu_indexes)
-        self.log.append(number)
+        picked = self._picked
+        for at, index in enumerate(gpu_indexes):
+            picked[at] = index
+        kernels.take(self.free, self.gpus, number, *request, picked[: len(gpu_indexes)])
+        if self.kept:
+            kept = self.kept.get(number)
+            if kept is not None:
+                kept.take(request, gpu_indexes)
+        self.changed(number)
 
     def ranking(self, shape: Shape) -> Ranking:
         """The ranking for the shape's request and selector; shapes that differ in neither share one."""
@@ -149,6 +161,7 @@ class Site:
         if ranking is None:
             if len(self._rankings) >= _MAX_RANKINGS:
                 del self._rankings[next(iter(self._rankings))]
+                self.evicted += 1
             ranking = self._rankings[key] = Ranking(self, shape)
         return ranking
 
@@ -185,13 +198,7 @@ class Site:
 
     def rooms_when_empty(self, shape: Shape) -> Ints:
         """How many replicas each node in service would hold if nothing stood on it."""
-        by_kind: dict[tuple[Resources, int], int] = {}
-        found = np.zeros(len(self.ids), np.int64)
-        for number, view in enumerate(self.views):
-            kind = (view.capacity, len(view.gpu_free))
-            if kind not in by_kind:
-                by_kind[kind] = replicas_on(shape.request, view.capacity, (GPU_UNIT,) * kind[1])
-            found[number] = by_kind[kind] if self.in_service[number] else 0
+        found: Ints = kernels.rooms(self.capacity, self._full_gpus, *shape.request) * self.in_service
         selected = self.labelled(shape.node_selector)
         return found if selected is None else found * selected
 
@@ -212,7 +219,10 @@ class Site:
         if request.gpu_milli < GPU_UNIT:
             index = self.scorer.gpu_for(self, number, request)
             return None if index < 0 else (index,)
-        return choose_gpus(request.gpu_milli, self.gpus[number].tolist())
+        if request.gpu_milli % GPU_UNIT:
+            return None
+        count = kernels.pick(self.gpus, number, request.gpu_milli, self._picked)
+        return tuple(self._picked[:count].tolist()) if count else None
 
 
 class Kept:
@@ -239,6 +249,8 @@ class Ranking:
         self.request = shape.request
         self._selected = site.labelled(shape.node_selector)
         self.scores: Ints = np.full(len(site.ids), NO_FIT, np.int64)
+        self.best_score = NO_FIT
+        """The score of the node ``best`` answered last."""
         self._seen = -1
         self._era = -1
         self._version = -1
@@ -249,7 +261,8 @@ class Ranking:
             return -1
         self._catch_up()
         number = int(self.scores.argmin())
-        return number if self.scores[number] < NO_FIT else -1
+        self.best_score = int(self.scores[number])
+        return number if self.best_score < NO_FIT else -1
 
     def best_but(self, outside: Flags) -> int:
         """The best node outside of those flagged, which must exist."""
@@ -260,13 +273,12 @@ class Ranking:
         site = self.site
         log = site.log
         if self._era == site.era and self._version == site.scorer.version:
-            if self._seen == len(log):
+            if self._seen == site.changes:
                 return
-            changed = log[self._seen :]
-            site.scorer.rescore(site, self.request, np.array(changed, np.int64), self.scores)
+            site.scorer.rescore(site, self.request, log[self._seen : site.changes], self.scores)
         else:
             site.scorer.rescore(site, self.request, np.arange(len(self.scores), dtype=np.int64), self.scores)
             self._era, self._version = site.era, site.scorer.version
-        self._seen = len(log)
+        self._seen = site.changes
         if self._selected is not None:
             self.scores[~self._selected] = NO_FIT
