@@ -30,7 +30,7 @@ from scheduler.planning.types import Eviction, GroupKey, PendingJob, RunningView
 EVICTION_MS = 60_000
 """What an eviction costs beside the work lost: so much time of all that the victim holds."""
 MAX_TRIES = 8
-"""For so many blocked lines of an institution victims are looked for in a round, in their order."""
+"""So often in a round victims are looked for in vain among the candidates for an institution's blocked lines."""
 RECLAIM, FAIR_SHARE, PRIORITY, SHORTER = "RECLAIM", "FAIR_SHARE", "PRIORITY", "SHORTER"
 
 
@@ -67,7 +67,8 @@ class Evictor:
         self._gone: set[int] = set()
         self._lost: dict[str, int] = {}
         self._tries: dict[str, int] = {}
-        self._in_order: dict[tuple[str, SiteKey, int], list[RunningView]] = {}
+        self._remaining: dict[int, int] = {}
+        self._in_order: dict[tuple[str, SiteKey, int, bool], list[RunningView]] = {}
 
     @property
     def possible(self) -> bool:
@@ -77,14 +78,14 @@ class Evictor:
 
     def find(self, key: GroupKey, job: PendingJob, places: Places) -> Victims | None:
         """The victims that make room for the job, counted as gone from now on; None: none may be stopped, or it would not help."""
-        tries = self._tries.get(key.institution, 0)
-        if tries >= MAX_TRIES:
+        if self._tries.get(key.institution, 0) >= MAX_TRIES:
             return None
-        self._tries[key.institution] = tries + 1
         own_service = service_ms(key.shape.total, job.expected_ms)
         best: tuple[tuple[int, int], Site, list[int], list[_Candidate]] | None = None
+        searched = False
         for _, site in places.usable_when_empty():
             candidates = self._candidates(key, own_service, site)
+            searched = searched or bool(candidates)
             found = _cheapest(site, key.shape, candidates) if candidates else None
             if found is None or not self._may_stand(key, site, found[1]):
                 continue
@@ -93,6 +94,7 @@ class Evictor:
             if len(victims) <= self._left and (best is None or price < best[0]):
                 best = (price, site, numbers, victims)
         if best is None:
+            self._tries[key.institution] = self._tries.get(key.institution, 0) + searched
             return None
         _, site, numbers, victims = best
         return self._evict(site, numbers, victims, job)
@@ -149,7 +151,7 @@ class Evictor:
         found: list[_Candidate] = []
         if rules.priority or rules.shorter_milli:
             most = key.priority if rules.shorter_milli else key.priority - 1
-            for running in self._sorted(key.institution, site, most):
+            for running in self._sorted(key.institution, site, most, ripe=True):
                 self._consider(found, key, own_service, running, ZERO)
         if owner or rules.fair_share:
             for institution, where in self._board.evictable:
@@ -162,27 +164,36 @@ class Evictor:
         over = self._guarantees.borrows(institution, site.key.pool_key) if owner else ZERO
         if not any(over) and not self._rules.fair_share:
             return
-        for running in self._sorted(institution, site, PriorityClass.URGENT):
+        for running in self._sorted(institution, site, PriorityClass.URGENT, ripe=not any(over)):
             if self._consider(found, key, 0, running, over) == RECLAIM:
                 over = Resources(*(max(0, a - b) for a, b in zip(over, running.group.shape.total, strict=True)))
 
-    def _sorted(self, institution: str, site: Site, most: int) -> list[RunningView]:
-        """An institution's attempts on a site that may be stopped, of classes up to ``most``, the cheapest first."""
+    def _sorted(self, institution: str, site: Site, most: int, *, ripe: bool) -> list[RunningView]:
+        """An institution's attempts on a site that may be stopped, of classes up to ``most``, the cheapest first.
+
+        ``ripe``: only those that have run long enough to be stopped by any rule, if the institution may lose more of them.
+        """
         by_class = self._board.evictable.get((institution, site.key))
-        if by_class is None:
+        if by_class is None or (ripe and not self._may_lose(institution)):
             return []
-        known = self._in_order.get((institution, site.key, most))
+        search = (institution, site.key, most, ripe)
+        known = self._in_order.get(search)
         if known is None:
+            since_ms = self._now_ms - (self._rules.min_runtime_ms if ripe else 0)
             found = [
                 (self._price(each), launch_seq)
                 for of_class, attempts in by_class.items()
                 if of_class <= most
                 for launch_seq, each in attempts.items()
+                if each.start_ms <= since_ms
             ]
             found.sort()
-            known = [self._board.running[launch_seq] for _, launch_seq in found]
-            self._in_order[institution, site.key, most] = known
+            known = self._in_order[search] = [self._board.running[launch_seq] for _, launch_seq in found]
         return known
+
+    def _may_lose(self, institution: str) -> bool:
+        lost = self._snapshot.evictions.get(institution, 0) + self._lost.get(institution, 0)
+        return lost < self._rules.per_hour
 
     def _consider(
         self, found: list[_Candidate], key: GroupKey, own_service: int, running: RunningView, over: Resources
@@ -198,24 +209,27 @@ class Evictor:
         group, rules = running.group, self._rules
         if any(has and asked for has, asked in zip(over, key.shape.total, strict=True)):
             return RECLAIM
-        if self._now_ms - running.start_ms < rules.min_runtime_ms:
-            return None
-        lost = self._snapshot.evictions.get(group.institution, 0) + self._lost.get(group.institution, 0)
-        if lost >= rules.per_hour:
+        if self._now_ms - running.start_ms < rules.min_runtime_ms or not self._may_lose(group.institution):
             return None
         if group.institution == key.institution:
             if rules.priority and group.priority < key.priority:
                 return PRIORITY
-            if rules.shorter_milli and group.priority <= key.priority:
-                remaining = self._snapshot.runtimes.remaining_ms(running, self._now_ms)
-                if service_ms(group.shape.total, remaining) * 1000 >= own_service * rules.shorter_milli:
-                    return SHORTER
+            shorter = rules.shorter_milli and group.priority <= key.priority
+            if shorter and self._remaining_service(running) * 1000 >= own_service * rules.shorter_milli:
+                return SHORTER
             return None
         if rules.fair_share and INSTITUTION in self._policy.order.fair_levels:
             mine, theirs = self._accounts.at(key.path(1)), self._accounts.at(group.path(1))
             if mine.held_share(key.shape.total) < theirs.held_share(ZERO.minus(group.shape.total)):
                 return FAIR_SHARE
         return None
+
+    def _remaining_service(self, running: RunningView) -> int:
+        known = self._remaining.get(running.launch_seq)
+        if known is None:
+            remaining = self._snapshot.runtimes.remaining_ms(running, self._now_ms)
+            known = self._remaining[running.launch_seq] = service_ms(running.group.shape.total, remaining)
+        return known
 
     def _price(self, running: RunningView) -> int:
         lost_ms = max(0, self._now_ms - running.saved_ms) + EVICTION_MS
