@@ -195,7 +195,7 @@ class Round:
         key = overdue_line(self.planner.forest, until, self._parts, self._could_run)
         if key is not None:
             job = self.snapshot.queue.head(key)
-            if job.job_no not in served:
+            if job.job_no not in served and all(start.job_no != job.job_no for start in self.starts):
                 self._serve(key, job, served, may_evict=True)
 
     def _serve(self, key: GroupKey, job: PendingJob, served: set[int], *, may_evict: bool) -> None:
