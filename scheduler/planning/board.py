@@ -34,7 +34,8 @@ class Board:
         self.evictable: dict[tuple[str, SiteKey], dict[PriorityClass, dict[int, RunningView]]] = {}
         """Preemptible attempts that are not being stopped, by institution and site, then by class."""
         self._where: dict[NodeId, Site] = {}
-        self._online: frozenset[str] = frozenset()
+        self._online: frozenset[str] | None = None
+        """The regions known to be connected; None: what is in service has to be counted anew."""
         self._touched: set[Site] = set()
 
     # --- following the snapshot ---------------------------------------------------------------------------------------
@@ -69,7 +70,7 @@ class Board:
             in_service = site.in_service[number]
             site.refresh(number, snapshot.pools[site.key.pool_key][node[1]])
             if site.in_service[number] != in_service:
-                self._online = frozenset()
+                self._online = None
 
     def _see_all_nodes(self, snapshot: Snapshot) -> None:
         grouped: dict[SiteKey, dict[str, NodeView]] = {}
@@ -89,7 +90,7 @@ class Board:
                 for node_id, view in views.items():
                     site.refresh(site.number[node_id], view)
             self.sites.append(site)
-        self._online = frozenset()
+        self._online = None
         if changed:
             self.structure += 1
             self._where = {(site.key.region, node_id): site for site in self.sites for node_id in site.ids}
@@ -140,7 +141,7 @@ class Board:
         return self._where.get((region, node_id))
 
     def _see_regions(self, online: frozenset[str]) -> None:
-        if online == self._online and self.capacity_version:
+        if online == self._online:
             return
         self._online = online
         self.capacity_version += 1
