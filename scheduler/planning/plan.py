@@ -347,7 +347,7 @@ class Round:
             self._looks -= 1
             end_ms = self.now_ms + job.limit_ms + job.grace_ms
             placed = None
-            if end_ms <= self._kept_until:
+            if end_ms < self._kept_until:
                 for site in sites:
                     placed = squeeze(site, key.shape, end_ms) if self._standing_in(key, site).allowed else None
                     if placed is not None:

@@ -142,12 +142,14 @@ def _take(free: list[int], gpus: list[int], request: Resources) -> None:
 def squeeze(site: Site, shape: Shape, end_ms: int) -> tuple[ReplicaPlacement, ...] | None:
     """Place a job that is gone at ``end_ms`` where nodes are kept for later, or answer None.
 
+    It has to be gone before the reservation begins, not just then: as long as all that the reservation waits for comes in the same
+    order, the next round chooses the same nodes again.
     A single replica goes to the kept node whose reservation begins soonest after it; a gang first fills what is free for all.
     """
     eligible = sorted(
         (kept.until_ms, number)
         for number, kept in site.kept.items()
-        if kept.until_ms >= end_ms and _room(site, number, shape)
+        if kept.until_ms > end_ms and _room(site, number, shape)
     )
     if not eligible:
         return None
