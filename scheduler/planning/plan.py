@@ -200,13 +200,18 @@ class Round:
 
     def _serve(self, key: GroupKey, job: PendingJob, served: set[int], *, may_evict: bool) -> None:
         """Deal with a job before the others: once, and in whatever way is possible."""
-        if self._start(key, job):
+        bounded = len(self.starts) >= self.policy.max_starts_per_round
+        if not bounded and self._start(key, job):
             line = self.line_of(key)
             if line.job is not None and line.job.job_no == job.job_no:
                 line.started()
                 return
             # Its place in line comes later: the other tasks, if it is an array, have their turn in the next round.
             self._more = self._more or job.tasks > 1
+        elif bounded:
+            # What it needs is kept for the next round.
+            self._more = True
+            self._reserve(key, job)
         elif not (may_evict and self._evict(key, job)):
             self._reserve(key, job)
         served.add(job.job_no)
