@@ -21,7 +21,7 @@ def overdue_line(
     """The line whose first job goes before all others, or None.
 
     Its rank is ``until_rank`` at most, its tenants are below their fair part, and ``could_run`` holds of it: it is within its quotas and
-    could stand on what is in service if that were empty.
+    could stand on what is in service if that were empty, by the guarantees of all, too.
     """
     fair: FairParts | None = None
     key: GroupKey

@@ -220,7 +220,7 @@ class Round:
         return FairParts(self.accounts, self.snapshot, self.planner.forest.depth)
 
     def _could_run(self, key: GroupKey) -> bool:
-        return allowed(self.accounts.of(key), key.shape.total) and bool(self.planner.places_of(key).usable_when_empty())
+        return allowed(self.accounts.of(key), key.shape.total) and bool(self._sites_for(key))
 
     def _then_all_others(self, served: set[int]) -> None:
         """All others, in order, as long as something may be done for any of them."""
