@@ -143,6 +143,8 @@ class Round:
         self.reservations: list[Reservation] = []
         self._guarded = bool(self.guarantees)
         self._lines: dict[GroupKey, Line] = {}
+        self._served: set[int] = set()
+        """Jobs dealt with before the others: nothing more is done for them in this round."""
         self._kept_until = 0
         """The latest begin of any reservation: what ends later need not look for room before one."""
         self._open_places = 0
@@ -154,9 +156,9 @@ class Round:
         """Make the plan. A round is run once."""
         if not self.planner.board.sites or self.policy.max_starts_per_round < 1 or not len(self.planner.forest):
             return Plan()
-        served = self._first_those_with_claims()
-        self._then_the_overdue(served)
-        self._then_all_others(served)
+        self._first_those_with_claims()
+        self._then_the_overdue()
+        self._then_all_others()
         return Plan(tuple(self.starts), self._more, tuple(self.evictions), tuple(self.reservations))
 
     def line_of(self, key: GroupKey) -> Line:
@@ -170,14 +172,12 @@ class Round:
 
     # --- the parts of a round -----------------------------------------------------------------------------------------
 
-    def _first_those_with_claims(self) -> set[int]:
+    def _first_those_with_claims(self) -> None:
         """Jobs for which others have been stopped: they start, or what was freed for them is kept."""
-        served: set[int] = set()
         for job_no, key in sorted(self.snapshot.claims.items()):
             job = self._find(key, job_no)
             if job is not None and allowed(self.accounts.of(key), key.shape.total):
-                self._serve(key, job, served, may_evict=False)
-        return served
+                self._serve(key, job, may_evict=False)
 
     def _find(self, key: GroupKey, job_no: int) -> PendingJob | None:
         if not self.snapshot.queue.size(key):
@@ -189,16 +189,16 @@ class Round:
                 break
         return None
 
-    def _then_the_overdue(self, served: set[int]) -> None:
+    def _then_the_overdue(self) -> None:
         """The job that has waited too long starts, or has the next reservation."""
         until = self.now_ms - self.policy.max_passed_over_ms
         key = overdue_line(self.planner.forest, until, self._parts, self._could_run)
         if key is not None:
             job = self.snapshot.queue.head(key)
-            if job.job_no not in served and all(start.job_no != job.job_no for start in self.starts):
-                self._serve(key, job, served, may_evict=True)
+            if job.job_no not in self._served and all(start.job_no != job.job_no for start in self.starts):
+                self._serve(key, job, may_evict=True)
 
-    def _serve(self, key: GroupKey, job: PendingJob, served: set[int], *, may_evict: bool) -> None:
+    def _serve(self, key: GroupKey, job: PendingJob, *, may_evict: bool) -> None:
         """Deal with a job before the others: once, and in whatever way is possible."""
         bounded = len(self.starts) >= self.policy.max_starts_per_round
         if not bounded and self._start(key, job):
@@ -214,7 +214,7 @@ class Round:
             self._reserve(key, job)
         elif not (may_evict and self._evict(key, job)):
             self._reserve(key, job)
-        served.add(job.job_no)
+        self._served.add(job.job_no)
 
     def _parts(self) -> FairParts:
         return FairParts(self.accounts, self.snapshot, self.planner.forest.depth)
@@ -222,13 +222,13 @@ class Round:
     def _could_run(self, key: GroupKey) -> bool:
         return allowed(self.accounts.of(key), key.shape.total) and bool(self._sites_for(key))
 
-    def _then_all_others(self, served: set[int]) -> None:
+    def _then_all_others(self) -> None:
         """All others, in order, as long as something may be done for any of them."""
         self._open_places = self.planner.open_places()
-        if self._looks and self._look_through(self.planner.forest, served) and self._open_places:
-            self._look_through(self.planner.open_lines(), served)
+        if self._looks and self._look_through(self.planner.forest) and self._open_places:
+            self._look_through(self.planner.open_lines())
 
-    def _look_through(self, forest: Forest, served: set[int]) -> bool:
+    def _look_through(self, forest: Forest) -> bool:
         """Go through lines in order, as long as there is a look left or, if there was none, room; False: it is enough."""
         looking = bool(self._looks)
         order = FairOrder(forest, self.accounts, self.guarantees, self._lines, self.line_of, self._worth)
@@ -239,7 +239,7 @@ class Round:
                 return False
             job = line.job
             assert job is not None
-            if served and job.job_no in served:
+            if self._served and job.job_no in self._served:
                 line.skip()
                 order.started()
             elif not line.allowed:
@@ -265,21 +265,30 @@ class Round:
             self._open_places -= 1
         if self._looks:
             self._looks -= 1
-            self._blocked(line, job)
+            self._blocked(line)
         order.drop()
 
     def _worth(self, key: GroupKey) -> bool:
         """Whether a line is worth a look: something may fit, or something may be done for it while it waits."""
         return bool(self._looks) or not self.planner.places_of(key).full
 
-    def _blocked(self, line: Line, job: PendingJob) -> None:
-        """The line's first job does not fit now: stop others for it, or reserve, and see whether it can run in between."""
-        key = line.key
-        if not self._evict(key, job) and self._reserve_tries < self.policy.backfill.reservations:
-            self._reserve_tries += 1
-            self._reserve(key, job)
+    def _blocked(self, line: Line) -> None:
+        """The line's first job does not fit now: see whether it can run before a reservation begins; if not, stop others for it, or
+        reserve. Then see whether those behind it can."""
+        sites: list[Site] = []
         if self._kept_until > self.now_ms:
-            self._squeeze(line)
+            sites = self._sites_for(line.key)
+            while self._squeezed(line, sites):
+                pass
+        job = line.job
+        if job is None or not line.allowed:
+            return
+        if not self._evict(line.key, job) and self._reserve_tries < self.policy.backfill.reservations:
+            self._reserve_tries += 1
+            self._reserve(line.key, job)
+        if self._kept_until > self.now_ms:
+            line.skip()
+            self._squeeze(line, sites or self._sites_for(line.key))
 
     # --- what can be done for a job -----------------------------------------------------------------------------------
 
@@ -339,25 +348,27 @@ class Round:
         self._note(key, job, victims.opening)
         return True
 
-    def _squeeze(self, line: Line) -> None:
+    def _squeeze(self, line: Line, sites: list[Site]) -> None:
         """Start jobs of a blocked line that are gone before the reservations in whose place they stand."""
-        key = line.key
-        sites = self._sites_for(key)
         for _ in range(self.policy.backfill.look):
-            job = line.job
-            if job is None or not self._looks or len(self.starts) >= self.policy.max_starts_per_round:
+            if line.job is None or not self._looks:
                 return
-            if not line.allowed:
-                return
-            self._looks -= 1
-            end_ms = self.now_ms + job.limit_ms + job.grace_ms
-            placed = None
-            if end_ms < self._kept_until:
-                for site in sites:
-                    placed = squeeze(site, key.shape, end_ms) if self._standing_in(key, site).allowed else None
-                    if placed is not None:
-                        self._started(line, job, site, placed)
-                        line.started()
-                        break
-            if placed is None:
+            if not self._squeezed(line, sites):
                 line.skip()
+
+    def _squeezed(self, line: Line, sites: list[Site]) -> bool:
+        """Start the line's first job where something is kept for later, if it is gone by then."""
+        job = line.job
+        if job is None or job.job_no in self._served or not self._looks or len(self.starts) >= self.policy.max_starts_per_round or not line.allowed:
+            return False
+        self._looks -= 1
+        end_ms = self.now_ms + job.limit_ms + job.grace_ms
+        if end_ms >= self._kept_until:
+            return False
+        for site in sites:
+            placed = squeeze(site, line.key.shape, end_ms) if self._standing_in(line.key, site).allowed else None
+            if placed is not None:
+                self._started(line, job, site, placed)
+                line.started()
+                return True
+        return False
