@@ -359,7 +359,13 @@ class Round:
     def _squeezed(self, line: Line, sites: list[Site]) -> bool:
         """Start the line's first job where something is kept for later, if it is gone by then."""
         job = line.job
-        if job is None or job.job_no in self._served or not self._looks or len(self.starts) >= self.policy.max_starts_per_round or not line.allowed:
+        if (
+            job is None
+            or job.job_no in self._served
+            or not self._looks
+            or len(self.starts) >= self.policy.max_starts_per_round
+            or not line.allowed
+        ):
             return False
         self._looks -= 1
         end_ms = self.now_ms + job.limit_ms + job.grace_ms
