@@ -285,6 +285,7 @@ def _cheapest(site: Site, shape: Shape, candidates: list[_Candidate]) -> tuple[l
                 node = nodes[number] = _Node(site, number)
             node.candidates.append(candidate)
     rooms = site.rooms(shape)
+    rooms[list(site.kept)] = 0
     if shape.pack and shape.pack_required and shape.replicas > 1:
         return _cheapest_domain(site, shape, nodes, rooms)
     return _cheapest_of(shape, nodes, rooms)
