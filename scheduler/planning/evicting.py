@@ -15,7 +15,7 @@ import numpy as np
 
 from scheduler.domain.resources import GPU_UNIT, ZERO, Resources
 from scheduler.domain.spec import PriorityClass, Shape
-from scheduler.planning.board import Board
+from scheduler.planning.board import Board, end_at_latest_ms
 from scheduler.planning.fit import SiteKey, replicas_on
 from scheduler.planning.guarantees import Guarantees, Standing
 from scheduler.planning.kernels import Ints
@@ -113,7 +113,9 @@ class Evictor:
             grace_ms = min(running.grace_ms, self._policy.reclaim_within_ms) if rule == RECLAIM else running.grace_ms
             evictions.append(Eviction(running.launch_seq, running.job_no, job.job_no, rule, grace_ms))
         start_ms = self._now_ms + max(each.grace_ms for each in evictions)
-        freed = tuple(row for each in victims for row in _rows(site, each.running))
+        # Who is gone by then anyway is expected by the site already.
+        late = [each.running for each in victims if end_at_latest_ms(each.running) > start_ms]
+        freed = tuple(row for running in late for row in _rows(site, running))
         return Victims(Opening(site, tuple(numbers), start_ms), tuple(evictions), freed)
 
     def _may_stand(self, key: GroupKey, site: Site, victims: list[_Candidate]) -> bool:
