@@ -8,6 +8,7 @@ cheapest nodes; at the end, whoever need not go stays.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -87,7 +88,7 @@ class Evictor:
             candidates = self._candidates(key, own_service, site)
             searched = searched or bool(candidates)
             found = _cheapest(site, key.shape, candidates) if candidates else None
-            if found is None or not self._may_stand(key, site, found[1]):
+            if found is None or not self._within_budgets(found[1]) or not self._may_stand(key, site, found[1]):
                 continue
             numbers, victims = found
             price = (sum(each.price for each in victims), len(victims))
@@ -117,6 +118,11 @@ class Evictor:
         late = [each.running for each in victims if end_at_latest_ms(each.running) > start_ms]
         freed = tuple(row for running in late for row in _rows(site, running))
         return Victims(Opening(site, tuple(numbers), start_ms), tuple(evictions), freed)
+
+    def _within_budgets(self, victims: list[_Candidate]) -> bool:
+        """Whether no institution loses more in an hour than it may, all these together."""
+        lost = Counter(each.running.group.institution for each in victims if each.rule != RECLAIM)
+        return all(self._lost_before(name) + count <= self._rules.per_hour for name, count in lost.items())
 
     def _may_stand(self, key: GroupKey, site: Site, victims: list[_Candidate]) -> bool:
         """Whether the job may have what the victims leave, and fairness is served by all of them together."""
@@ -194,8 +200,10 @@ class Evictor:
         return known
 
     def _may_lose(self, institution: str) -> bool:
-        lost = self._snapshot.evictions.get(institution, 0) + self._lost.get(institution, 0)
-        return lost < self._rules.per_hour
+        return self._lost_before(institution) < self._rules.per_hour
+
+    def _lost_before(self, institution: str) -> int:
+        return self._snapshot.evictions.get(institution, 0) + self._lost.get(institution, 0)
 
     def _consider(
         self, found: list[_Candidate], key: GroupKey, own_service: int, running: RunningView, over: Resources
