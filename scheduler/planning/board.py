@@ -33,6 +33,8 @@ class Board:
         self.running: dict[int, RunningView] = {}
         self.evictable: dict[tuple[str, SiteKey], dict[PriorityClass, dict[int, RunningView]]] = {}
         """Preemptible attempts that are not being stopped, by institution and site, then by class."""
+        self.leaving: dict[str, dict[int, RunningView]] = {}
+        """Attempts that are being stopped, by institution."""
         self._where: dict[NodeId, Site] = {}
         self._online: frozenset[str] | None = None
         """The regions known to be connected; None: what is in service has to be counted anew."""
@@ -101,6 +103,7 @@ class Board:
                 site.counts[:] = 0
             self.running.clear()
             self.evictable.clear()
+            self.leaving.clear()
         if launches is None:
             launches = [*snapshot.running, *(seq for seq in self.running if seq not in snapshot.running)]
         for launch_seq in launches:
@@ -114,6 +117,8 @@ class Board:
 
     def _expect(self, running: RunningView) -> None:
         self.running[running.launch_seq] = running
+        if running.stopped_by_ms:
+            self.leaving.setdefault(running.group.institution, {})[running.launch_seq] = running
         for site in self._sites_of(running):
             site.expect_release(running, end_at_latest_ms(running))
             if running.group.preemptible and not running.stopped_by_ms:
@@ -123,6 +128,7 @@ class Board:
     def _forget(self, running: RunningView) -> None:
         del self.running[running.launch_seq]
         group = running.group
+        self.leaving.get(group.institution, {}).pop(running.launch_seq, None)
         for site in self._sites_of(running):
             site.forget_release(running)
             by_class = self.evictable.get((group.institution, site.key), {})

@@ -66,6 +66,8 @@ class Evictor:
         self._rules = policy.preemption
         self._left = self._rules.per_round
         self._gone: set[int] = set()
+        self._leaving: dict[str, list[RunningView]] = {}
+        """Whom this round stops, by institution."""
         self._lost: dict[str, int] = {}
         self._tries: dict[str, int] = {}
         self._remaining: dict[int, int] = {}
@@ -108,9 +110,7 @@ class Evictor:
             key = running.group
             if rule != RECLAIM:
                 self._lost[key.institution] = self._lost.get(key.institution, 0) + 1
-            total = key.shape.total
-            self._accounts.add(key, ZERO.minus(total))
-            self._guarantees.add(key.institution, site.key.pool_key, ZERO.minus(total), key.preemptible)
+            self._leaving.setdefault(key.institution, []).append(running)
             grace_ms = min(running.grace_ms, self._policy.reclaim_within_ms) if rule == RECLAIM else running.grace_ms
             evictions.append(Eviction(running.launch_seq, running.job_no, job.job_no, rule, grace_ms))
         start_ms = self._now_ms + max(each.grace_ms for each in evictions)
@@ -126,25 +126,32 @@ class Evictor:
 
     def _may_stand(self, key: GroupKey, site: Site, victims: list[_Candidate]) -> bool:
         """Whether the job may have what the victims leave, and fairness is served by all of them together."""
+        stopped = [each.running for each in victims]
+        for name in {each.running.group.institution for each in victims if each.rule == FAIR_SHARE}:
+            if not self._stays_below(key, name, [each for each in stopped if each.group.institution == name]):
+                return False
+        return self.standing_without(key, site, stopped).allowed
+
+    def standing_without(self, key: GroupKey, site: Site, stopped: Iterable[RunningView]) -> Standing:
+        """How a job would stand on a site when these attempts, which stand in its pool, have gone."""
         guarantees, pool = self._guarantees, site.key.pool_key
-        lost: dict[str, Resources] = {}
-        for each in victims:
-            if each.rule == FAIR_SHARE:
-                group = each.running.group
-                lost[group.institution] = lost.get(group.institution, ZERO).minus(group.shape.total)
-        mine = self._accounts.at(key.path(1)).held_share(key.shape.total)
-        if any(mine >= self._accounts.at((name,)).held_share(change) for name, change in lost.items()):
-            return False
-        if not guarantees:
-            return True
-        for each in victims:
-            group = each.running.group
-            guarantees.add(group.institution, pool, ZERO.minus(group.shape.total), group.preemptible)
+        stopped = list(stopped) if guarantees else []
+        for each in stopped:
+            guarantees.add(each.group.institution, pool, ZERO.minus(each.group.shape.total), each.group.preemptible)
         standing = guarantees.standing(key.institution, pool, key.shape.total, key.preemptible)
-        for each in victims:
-            group = each.running.group
-            guarantees.add(group.institution, pool, group.shape.total, group.preemptible)
-        return standing.allowed
+        for each in stopped:
+            guarantees.add(each.group.institution, pool, each.group.shape.total, each.group.preemptible)
+        return standing
+
+    def _stays_below(self, key: GroupKey, institution: str, stopped: Iterable[RunningView]) -> bool:
+        """Whether the job's institution would still hold less than the other, with the job and without these and all that go."""
+        mine, theirs = self._accounts.at(key.path(1)), self._accounts.at((institution,))
+        loss = total_of(stopped).plus(total_of(self._all_leaving(institution)))
+        return mine.held_share(key.shape.total) < theirs.held_share(ZERO.minus(loss))
+
+    def _all_leaving(self, institution: str) -> list[RunningView]:
+        """The institution's attempts that are being stopped: it still holds what they have, but not for long."""
+        return [*self._board.leaving.get(institution, {}).values(), *self._leaving.get(institution, ())]
 
     # --- who may be stopped -------------------------------------------------------------------------------------------
 
@@ -169,12 +176,20 @@ class Evictor:
 
     def _of_other(self, found: list[_Candidate], key: GroupKey, institution: str, site: Site, *, owner: bool) -> None:
         """Candidates of another institution: as long as it borrows, and those it holds more than fairly."""
-        over = self._guarantees.borrows(institution, site.key.pool_key) if owner else ZERO
+        over = self._over(institution, site) if owner else ZERO
         if not any(over) and not self._rules.fair_share:
             return
         for running in self._sorted(institution, site, PriorityClass.URGENT, ripe=not any(over)):
             if self._consider(found, key, 0, running, over) == RECLAIM:
                 over = Resources(*(max(0, a - b) for a, b in zip(over, running.group.shape.total, strict=True)))
+
+    def _over(self, institution: str, site: Site) -> Resources:
+        """What an institution holds in the pool beyond its guarantee and is not about to give back."""
+        pool = site.key.pool_key
+        gone = total_of(each for each in self._all_leaving(institution) if (each.region, each.pool) == pool)
+        return Resources(
+            *(max(0, has - less) for has, less in zip(self._guarantees.borrows(institution, pool), gone, strict=True))
+        )
 
     def _sorted(self, institution: str, site: Site, most: int, *, ripe: bool) -> list[RunningView]:
         """An institution's attempts on a site that may be stopped, of classes up to ``most``, the cheapest first.
@@ -229,8 +244,7 @@ class Evictor:
                 return SHORTER
             return None
         if rules.fair_share and INSTITUTION in self._policy.order.fair_levels:
-            mine, theirs = self._accounts.at(key.path(1)), self._accounts.at(group.path(1))
-            if mine.held_share(key.shape.total) < theirs.held_share(ZERO.minus(group.shape.total)):
+            if self._stays_below(key, group.institution, [running]):
                 return FAIR_SHARE
         return None
 
@@ -244,6 +258,14 @@ class Evictor:
     def _price(self, running: RunningView) -> int:
         lost_ms = max(0, self._now_ms - running.saved_ms) + EVICTION_MS
         return lost_ms * gpu_equivalents_milli(running.group.shape.total)
+
+
+def total_of(attempts: Iterable[RunningView]) -> Resources:
+    """What they hold together."""
+    total = ZERO
+    for each in attempts:
+        total = total.plus(each.group.shape.total)
+    return total
 
 
 # --- the cheapest victims -----------------------------------------------------------------------------------------------

@@ -177,7 +177,7 @@ class Round:
         for job_no, key in sorted(self.snapshot.claims.items()):
             job = self._find(key, job_no)
             if job is not None and allowed(self.accounts.of(key), key.shape.total):
-                self._serve(key, job, may_evict=False)
+                self._serve(key, job, claims=True)
 
     def _find(self, key: GroupKey, job_no: int) -> PendingJob | None:
         if not self.snapshot.queue.size(key):
@@ -196,9 +196,9 @@ class Round:
         if key is not None:
             job = self.snapshot.queue.head(key)
             if job.job_no not in self._served and all(start.job_no != job.job_no for start in self.starts):
-                self._serve(key, job, may_evict=True)
+                self._serve(key, job, claims=False)
 
-    def _serve(self, key: GroupKey, job: PendingJob, *, may_evict: bool) -> None:
+    def _serve(self, key: GroupKey, job: PendingJob, *, claims: bool) -> None:
         """Deal with a job before the others: once, and in whatever way is possible."""
         bounded = len(self.starts) >= self.policy.max_starts_per_round
         if not bounded and self._start(key, job):
@@ -208,13 +208,33 @@ class Round:
                 return
             # Its place in line comes later: the other tasks, if it is an array, have their turn in the next round.
             self._more = self._more or job.tasks > 1
-        elif bounded:
-            # What it needs is kept for the next round.
-            self._more = True
-            self._reserve(key, job)
-        elif not (may_evict and self._evict(key, job)):
-            self._reserve(key, job)
+        else:
+            # Beyond the bound of a round, what it needs is kept for the next one.
+            self._more = self._more or bounded
+            if claims:
+                opening = self._reserve(key, job, self._sites_claimed(key, job))
+                if opening is not None:
+                    self._charge(key, opening.site)
+            elif bounded or not self._evict(key, job):
+                self._reserve(key, job, self._sites_for(key))
         self._served.add(job.job_no)
+
+    def _sites_claimed(self, key: GroupKey, job: PendingJob) -> list[Site]:
+        """Where a job may stand when those that are being stopped for it have gone."""
+        going = [
+            each for of in self.planner.board.leaving.values() for each in of.values() if each.for_job_no == job.job_no
+        ]
+        found = []
+        for _, site in self.planner.places_of(key).usable_when_empty():
+            here = [each for each in going if (each.region, each.pool) == site.key.pool_key]
+            if self.evictor.standing_without(key, site, here).allowed:
+                found.append(site)
+        return found
+
+    def _charge(self, key: GroupKey, site: Site) -> None:
+        """Count what a job will have for which others are stopped as held: it is nobody else's, and no reason to stop more."""
+        self.accounts.add(key, key.shape.total)
+        self.guarantees.add(key.institution, site.key.pool_key, key.shape.total, key.preemptible)
 
     def _parts(self) -> FairParts:
         return FairParts(self.accounts, self.snapshot, self.planner.forest.depth)
@@ -285,7 +305,7 @@ class Round:
             return
         if not self._evict(line.key, job) and self._reserve_tries < self.policy.backfill.reservations:
             self._reserve_tries += 1
-            self._reserve(line.key, job)
+            self._reserve(line.key, job, sites or self._sites_for(line.key))
         if self._kept_until > self.now_ms:
             line.skip()
             self._squeeze(line, sites or self._sites_for(line.key))
@@ -320,12 +340,13 @@ class Round:
         sites = [site for _, site in self.planner.places_of(key).usable_when_empty()]
         return [site for site in sites if self._standing_in(key, site).allowed] if self.guarantees else sites
 
-    def _reserve(self, key: GroupKey, job: PendingJob) -> None:
-        """Keep the place free at which the job can start first."""
-        opening = earliest(self._sites_for(key), key.shape, self.now_ms)
+    def _reserve(self, key: GroupKey, job: PendingJob, sites: list[Site]) -> Opening | None:
+        """Keep the place free, on one of these sites, at which the job can start first."""
+        opening = earliest(sites, key.shape, self.now_ms)
         if opening is not None:
             keep(opening, key.shape)
             self._note(key, job, opening)
+        return opening
 
     def _note(self, key: GroupKey, job: PendingJob, opening: Opening) -> None:
         self._kept_until = max(self._kept_until, opening.start_ms)
@@ -346,6 +367,7 @@ class Round:
         self.evictions += victims.evictions
         keep(victims.opening, key.shape, victims.freed)
         self._note(key, job, victims.opening)
+        self._charge(key, victims.opening.site)
         return True
 
     def _squeeze(self, line: Line, sites: list[Site]) -> None:
