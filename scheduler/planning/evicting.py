@@ -89,7 +89,7 @@ class Evictor:
         for _, site in places.usable_when_empty():
             candidates = self._candidates(key, own_service, site)
             searched = searched or bool(candidates)
-            found = _cheapest(site, key.shape, candidates) if candidates else None
+            found = self._choose(key, site, candidates) if candidates else None
             if found is None or not self._within_budgets(found[1]) or not self._may_stand(key, site, found[1]):
                 continue
             numbers, victims = found
@@ -175,13 +175,46 @@ class Evictor:
         return found
 
     def _of_other(self, found: list[_Candidate], key: GroupKey, institution: str, site: Site, *, owner: bool) -> None:
-        """Candidates of another institution: as long as it borrows, and those it holds more than fairly."""
-        over = self._over(institution, site) if owner else ZERO
-        if not any(over) and not self._rules.fair_share:
+        """Candidates of another institution: all that it has, as long as it borrows, and those it holds more than fairly.
+
+        Nobody loses what is guaranteed to it to anybody's fairness: it would take it back at once.
+        """
+        over = self._over(institution, site)
+        borrows = _overlap(over, key.shape.total)
+        fair = self._rules.fair_share and (borrows or self._guarantees.of(institution, site.key.pool_key) is None)
+        if not (owner and borrows) and not fair:
             return
-        for running in self._sorted(institution, site, PriorityClass.URGENT, ripe=not any(over)):
-            if self._consider(found, key, 0, running, over) == RECLAIM:
-                over = Resources(*(max(0, a - b) for a, b in zip(over, running.group.shape.total, strict=True)))
+        for running in self._sorted(institution, site, PriorityClass.URGENT, ripe=not (owner and borrows)):
+            self._consider(found, key, 0, running, over if owner else ZERO)
+
+    def _together(self, key: GroupKey, site: Site, candidates: Iterable[_Candidate]) -> list[_Candidate]:
+        """Those of the candidates, in their order, that may go together: an institution's, until it borrows no more."""
+        left: dict[str, Resources] = {}
+        found = []
+        for each in candidates:
+            group = each.running.group
+            limited = self._guarantees.of(group.institution, site.key.pool_key) is not None
+            if group.institution != key.institution and (limited or each.rule == RECLAIM):
+                if group.institution not in left:
+                    left[group.institution] = self._over(group.institution, site)
+                over = left[group.institution]
+                if not _overlap(over, key.shape.total):
+                    continue
+                left[group.institution] = over.minus(group.shape.total)
+            found.append(each)
+        return found
+
+    def _choose(
+        self, key: GroupKey, site: Site, candidates: list[_Candidate]
+    ) -> tuple[list[int], list[_Candidate]] | None:
+        """The cheapest victims of a site, and the nodes they leave; of an institution no more than it borrows."""
+        found = _cheapest(site, key.shape, candidates)
+        if found is None:
+            return None
+        by_size = sorted(found[1], key=lambda each: gpu_equivalents_milli(each.running.group.shape.total))
+        if len(self._together(key, site, by_size)) == len(found[1]):
+            return found
+        return _cheapest(site, key.shape, self._together(key, site, candidates))
 
     def _over(self, institution: str, site: Site) -> Resources:
         """What an institution holds in the pool beyond its guarantee and is not about to give back."""
@@ -232,7 +265,7 @@ class Evictor:
 
     def _rule(self, key: GroupKey, own_service: int, running: RunningView, over: Resources) -> str | None:
         group, rules = running.group, self._rules
-        if any(has and asked for has, asked in zip(over, key.shape.total, strict=True)):
+        if _overlap(over, key.shape.total):
             return RECLAIM
         if self._now_ms - running.start_ms < rules.min_runtime_ms or not self._may_lose(group.institution):
             return None
@@ -243,10 +276,8 @@ class Evictor:
             if shorter and self._remaining_service(running) * 1000 >= own_service * rules.shorter_milli:
                 return SHORTER
             return None
-        if rules.fair_share and INSTITUTION in self._policy.order.fair_levels:
-            if self._stays_below(key, group.institution, [running]):
-                return FAIR_SHARE
-        return None
+        fair = rules.fair_share and INSTITUTION in self._policy.order.fair_levels
+        return FAIR_SHARE if fair and self._stays_below(key, group.institution, [running]) else None
 
     def _remaining_service(self, running: RunningView) -> int:
         known = self._remaining.get(running.launch_seq)
@@ -258,6 +289,10 @@ class Evictor:
     def _price(self, running: RunningView) -> int:
         lost_ms = max(0, self._now_ms - running.saved_ms) + EVICTION_MS
         return lost_ms * gpu_equivalents_milli(running.group.shape.total)
+
+
+def _overlap(over: Resources, asked: Resources) -> bool:
+    return any(has > 0 and wants > 0 for has, wants in zip(over, asked, strict=True))
 
 
 def total_of(attempts: Iterable[RunningView]) -> Resources:
