@@ -23,6 +23,8 @@ from scheduler.planning.types import Eviction, GroupKey, PendingJob, Plan, Reser
 
 MAX_LOOKS = 1_000
 """For so many blocked lines in a round, and jobs behind their first, it is seen whether anything can be done while they wait."""
+FEW_LINES = 2_000
+"""So many lines for whose jobs there may be room are put in order by themselves, rather than found among all others."""
 _MAX_PLACES = 1_000_000
 
 
@@ -120,6 +122,10 @@ class Planner:
     def open_places(self) -> int:
         """For how many of the kinds of jobs that wait something is free."""
         return sum(self._places_at(key).fits_somewhere() for key in self._waiting)
+
+    def open_lines_count(self) -> int:
+        """How many lines ``open_lines`` has."""
+        return sum(len(lines) for key, lines in self._waiting.items() if not self._places_at(key).full)
 
     def open_lines(self) -> Forest:
         """The lines for whose jobs something may still be free in this round."""
@@ -249,12 +255,14 @@ class Round:
             self._look_through(self.planner.open_lines())
 
     def _look_through(self, forest: Forest) -> bool:
-        """Go through lines in order, as long as there is a look left or, if there was none, room; False: it is enough."""
+        """Go through lines in order, as long as there is a look left or room; True: the rest are few and better gone through alone."""
         looking = bool(self._looks)
         order = FairOrder(forest, self.accounts, self.guarantees, self._lines, self.line_of, self._worth)
         while (line := order.next()) is not None:
             if looking and not self._looks:
-                return True
+                looking = False
+                if self.planner.open_lines_count() <= FEW_LINES:
+                    return True
             if not looking and not self._open_places:
                 return False
             job = line.job
