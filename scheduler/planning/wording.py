@@ -56,6 +56,17 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def are(amounts_in_words: Sequence[str]) -> str:
+    """'is' for a single core or GPU or an amount of memory, 'are' for all else."""
+    alone = len(amounts_in_words) == 1 and not amounts_in_words[0].endswith(("cores", "GPUs"))
+    return "is" if alone else "are"
+
+
+def are_of(counted: str) -> str:
+    """'is' after '1 job', 'are' after '3 jobs'."""
+    return "is" if counted.startswith("1 ") else "are"
+
+
 def duration(ms: int) -> str:
     """'45 seconds', '3 minutes', '2 hours', '4 days': whole units, rounded down."""
     for unit, size in (("day", 86_400_000), ("hour", 3_600_000), ("minute", 60_000)):

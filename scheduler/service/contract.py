@@ -26,7 +26,8 @@ from scheduler.domain.records import (
 )
 from scheduler.domain.resources import Resources
 from scheduler.domain.spec import JobSpec
-from scheduler.planning.types import Explanation, NodeView, PoolKey
+from scheduler.planning.explanation import Explanation
+from scheduler.planning.types import NodeView, PoolKey
 from scheduler.service.ports import EventQuery, JobQuery, LedgerQuery, UsageSum
 
 

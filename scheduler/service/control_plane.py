@@ -20,8 +20,8 @@ from scheduler.domain.records import (
     RequestRecord,
 )
 from scheduler.domain.states import TERMINAL, JobState
+from scheduler.planning.explanation import Explanation
 from scheduler.planning.policy import Policy
-from scheduler.planning.types import Explanation
 from scheduler.service.administration import Administration
 from scheduler.service.committing import Committer
 from scheduler.service.contract import JobExplanation, Submission, Submitted, Usage

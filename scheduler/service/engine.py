@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from scheduler.domain.agent import AgentMessage
 from scheduler.domain.records import JobRecord, RequestRecord
 from scheduler.domain.states import JobState
+from scheduler.planning.plan import Planner
 from scheduler.planning.policy import Policy
 from scheduler.service import agents, explaining, loading, rounds, submitting
 from scheduler.service.contract import JobExplanation, Submission
@@ -34,6 +35,7 @@ class Engine:
     ) -> None:
         self.state = State(clock, ids, codec, settings, observer)
         self.policy = policy
+        self.planner = Planner()
         self._last_session = 0
 
     def rebuild(self, stored: StoredState, epoch: int) -> None:
@@ -57,7 +59,7 @@ class Engine:
     def explain(self, job_id: str) -> JobExplanation | None:
         """Why a job waits; None when memory does not know it (it has ended, or never was)."""
         job = self.state.jobs.get(job_id)
-        return explaining.explain(self.state, self.policy, job) if job else None
+        return explaining.explain(self.state, self.planner, self.policy, job) if job else None
 
     # --- agents -----------------------------------------------------------------------------------------------------
 

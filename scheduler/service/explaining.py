@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from scheduler.domain.states import ACTIVE, PENDING, JobState
 from scheduler.planning.explain import explain as explain_place
+from scheduler.planning.explanation import Explanation
+from scheduler.planning.plan import Planner
 from scheduler.planning.policy import Policy
-from scheduler.planning.types import Explanation
 from scheduler.service.contract import JobExplanation
 from scheduler.service.model import Job
 from scheduler.service.queue import pending
@@ -15,7 +16,7 @@ from scheduler.service.state import State
 from scheduler.service.submitting import sentence
 
 
-def explain(state: State, policy: Policy, job: Job) -> JobExplanation:
+def explain(state: State, planner: Planner, policy: Policy, job: Job) -> JobExplanation:
     """Explain a job that has not ended."""
     record = job.record()
     if job.state is JobState.HELD:
@@ -38,7 +39,7 @@ def explain(state: State, policy: Policy, job: Job) -> JobExplanation:
     if job not in state.queue:
         return JobExplanation(record, _array(job), ())
     place = pending(job)
-    explained = explain_place(state.snapshot(), policy, state.now(), (job.group, place))
+    explained = explain_place(planner, state.snapshot(), policy, state.now(), (job.group, place))
     return JobExplanation(record, replace(explained, message=sentence(explained.message)), ())
 
 

@@ -85,4 +85,5 @@ class Queue:
 
     def size(self, key: GroupKey) -> int:
         """How many stand in a line."""
-        return len(self._groups[key])
+        line = self._groups.get(key)
+        return len(line) if line is not None else 0
