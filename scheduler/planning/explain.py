@@ -60,6 +60,29 @@ def explain(
     return _Explaining(planner, snapshot, policy, now_ms, job).explain()
 
 
+def explain_instead(
+    planner: Planner,
+    snapshot: Snapshot,
+    policy: Policy,
+    now_ms: int,
+    job: tuple[GroupKey, PendingJob],
+    gone: tuple[GroupKey, int] | None = None,
+) -> Explanation:
+    """Say the same of a job that does not stand in the queue, as if it did, in place of ``gone`` (a line and a job's number).
+
+    Its tenants must be known. Nothing is changed, and the planner is left as the snapshot says.
+    """
+    lines = {job[0]} if gone is None else {job[0], gone[0]}
+    changes = snapshot.changes
+    if changes is not None:
+        changes = Changes(set(changes.nodes), changes.groups | lines, set(changes.running))
+    supposed = replace(snapshot, queue=ChangedQueue(snapshot.queue, gone, job), changes=changes)
+    try:
+        return explain(planner, supposed, policy, now_ms, job)
+    finally:
+        planner.begin(replace(snapshot, changes=Changes(groups=lines)), policy, now_ms)
+
+
 def explain_changed(
     planner: Planner,
     snapshot: Snapshot,
@@ -67,24 +90,11 @@ def explain_changed(
     now_ms: int,
     job: tuple[GroupKey, PendingJob],
     change: Change,
-    *,
-    queued: bool = True,
 ) -> Explanation:
-    """Say the same of a job as it would be with a change. ``queued``: it stands in the queue as it is; else it is new.
-
-    Its tenants must be known. Nothing is changed, and the planner is left as the snapshot says.
-    """
-    as_asked = changed(*job, change, policy)
-    lines = {job[0], as_asked[0]}
-    gone = (job[0], job[1].job_no) if queued else None
-    changes = snapshot.changes
-    if changes is not None:
-        changes = Changes(set(changes.nodes), changes.groups | lines, set(changes.running))
-    supposed = replace(snapshot, queue=ChangedQueue(snapshot.queue, gone, as_asked), changes=changes)
-    try:
-        return _Explaining(planner, supposed, policy, now_ms, as_asked).explain()
-    finally:
-        planner.begin(replace(snapshot, changes=Changes(groups=lines)), policy, now_ms)
+    """Say of a queued job what would be said of it if it asked for something else."""
+    key, pending = job
+    as_asked = changed(key, pending, change, policy)
+    return explain_instead(planner, snapshot, policy, now_ms, as_asked, (key, pending.job_no))
 
 
 class _Held(NamedTuple):
