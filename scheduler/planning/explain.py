@@ -160,7 +160,7 @@ class _Explaining:
     def _next(self, pools: tuple[PoolReason, ...], plan: Plan, place: int) -> Explanation:
         start = plan.starts[place]
         where = PoolKey(start.region, start.pool)
-        message = f"{where} has room and the job is next; it starts with the next planning round"
+        message = f"there is room in {where} and the job is next; it starts with the next planning round"
         expected = ExpectedStart(self.now_ms, self.now_ms, 0, "HIGH", "PLAN")
         return Explanation("NEXT", message, place, pools, blockers=(), expected=expected)
 
@@ -204,7 +204,7 @@ class _Explaining:
             if with_code and code not in known:
                 listed = wording.listing([str(reason.pool) for reason in with_code[:5]])
                 more = f" and {len(with_code) - 5} more" if len(with_code) > 5 else ""
-                found.append(Blocker(code, f"{listed}{more}: {with_code[0].message}", {"pools": len(with_code)}))
+                found.append(Blocker(code, f"in {listed}{more}: {with_code[0].message}", {"pools": len(with_code)}))
         return tuple(found)
 
     def _held(self, plan: Plan) -> list[_Held]:
@@ -252,7 +252,7 @@ class _Explaining:
         if latest.reservation is not None:
             numbers["for_job_no"] = latest.reservation.job_no
         left = wording.duration(max(0, latest.until_ms - self.now_ms))
-        message = f"{where} has room, but it is kept for another job, which will start in {left} at the latest"
+        message = f"there is room in {where}, but it is kept for another job, which will start in {left} at the latest"
         if self.now_ms + needs_ms > latest.until_ms:
             limit = wording.duration(self.job.limit_ms)
             message += f"; this job could start first only if it were sure to end by then, and its limit is {limit}"
@@ -305,7 +305,7 @@ def _no_pool(pools: tuple[PoolReason, ...]) -> Blocker:
 
 def _order(before: Before, names: list[str], key: GroupKey) -> list[Blocker]:
     """Pools have room, but others go first."""
-    room = f"{wording.listing(names)} {'has' if len(names) == 1 else 'have'} room"
+    room = f"there is room in {wording.listing(names)}"
     about = "" if before.exact else "about "
     found: list[Blocker] = []
     if before.by_rank:

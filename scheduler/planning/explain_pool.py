@@ -58,21 +58,10 @@ def _barred(pool: Pool, key: GroupKey, policy: Policy) -> PoolReason | None:
         return PoolReason(pool.key, "POOL_NOT_ALLOWED", f"the job must run in pool {named}", pool.nodes)
     regions = data_regions(shape, policy)
     if regions is not None and pool.key.region not in regions:
-        return PoolReason(pool.key, "DATA_RESIDENCY", residency_message(pool.key.region, shape, policy), pool.nodes)
+        return PoolReason(pool.key, "DATA_RESIDENCY", wording.residency(pool.key.region, shape, policy), pool.nodes)
     if not spot_allowed(pool.key, policy, key.preemptible):
         return PoolReason(pool.key, "SPOT", "it is a spot pool, which takes preemptible jobs only", pool.nodes)
     return None
-
-
-def residency_message(region: str, shape: Shape, policy: Policy) -> str:
-    """'data set census may be processed in region west only'."""
-    parts = []
-    for name in shape.data_sets:
-        data_set = policy.data_sets.get(name)
-        if data_set is not None and data_set.allowed_regions and region not in data_set.allowed_regions:
-            where = wording.listing(data_set.allowed_regions, "or")
-            parts.append(f"data set {name} may be processed in region {where} only")
-    return wording.listing(parts)
 
 
 def _selected(site: Site, shape: Shape) -> Flags:

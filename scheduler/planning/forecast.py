@@ -16,7 +16,7 @@ from typing import Protocol, runtime_checkable
 
 from scheduler.domain.resources import GPU_UNIT, ZERO, Resources
 from scheduler.planning.explanation import ExpectedStart, Explanation
-from scheduler.planning.frozen import ReplayQueue
+from scheduler.planning.frozen import FrozenQueue, ReplayQueue
 from scheduler.planning.plan import Planner
 from scheduler.planning.policy import Policy
 from scheduler.planning.position import places_before
@@ -296,6 +296,11 @@ class Forecast:
         if found is None:
             found = self._replays[scenario] = Replay(self._snapshot, self._policy, self.now_ms, scenario)
         return found
+
+    def knows(self, key: GroupKey, job: PendingJob) -> bool:
+        """Whether the job stood in the queue of the snapshot, and was not cut off."""
+        queue = self._snapshot.queue
+        return isinstance(queue, FrozenQueue) and queue.holds(key, job)
 
     def expected_start(
         self, key: GroupKey, job: PendingJob, told: Explanation, go_on: Callable[[], bool] = ALWAYS

@@ -21,6 +21,12 @@ class FrozenQueue:
         self._lines = lines
         self.cut = cut
 
+    def holds(self, key: GroupKey, job: PendingJob) -> bool:
+        """Whether a job is among those copied."""
+        line = self._lines.get(key, ())
+        at = bisect_left(line, job[:2])
+        return at < len(line) and line[at][:2] == job[:2]
+
     def groups(self) -> Sequence[GroupKey]:
         """See ``PendingQueue``."""
         return list(self._lines)

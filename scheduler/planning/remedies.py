@@ -87,7 +87,7 @@ class Remedies:
         yield from self._if(
             "SPREAD",
             f"let the replicas be spread over more than one {shape.pack}",
-            Change(pack_required=False),
+            Change(pack=shape.pack, pack_required=False),
             shape.pack_required and bool(shape.pack),
         )
         yield from self._shorter()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from scheduler.domain.resources import GPU_UNIT, Resources
+from scheduler.domain.spec import Shape
+from scheduler.planning.policy import Policy
 
 RESOURCE_NAMES = ("cpu", "memory", "gpu")
 
@@ -73,6 +75,16 @@ def duration(ms: int) -> str:
         if ms >= size:
             return count(ms // size, unit)
     return count(max(0, ms) // 1000, "second")
+
+
+def residency(region: str, shape: Shape, policy: Policy) -> str:
+    """'data set census may be processed in region west only'; of those that may not be processed in ``region``."""
+    parts = []
+    for name in shape.data_sets:
+        data_set = policy.data_sets.get(name)
+        if data_set is not None and data_set.allowed_regions and region not in data_set.allowed_regions:
+            parts.append(f"data set {name} may be processed in region {listing(data_set.allowed_regions, 'or')} only")
+    return listing(parts)
 
 
 def replicas(number: int, request: Resources) -> str:

@@ -36,6 +36,7 @@ class Engine:
         self.state = State(clock, ids, codec, settings, observer)
         self.policy = policy
         self.planner = Planner()
+        self.explainer = explaining.Explainer(self.state, self.planner)
         self._last_session = 0
 
     def rebuild(self, stored: StoredState, epoch: int) -> None:
@@ -50,7 +51,7 @@ class Engine:
 
     def submit(self, submission: Submission, ended: Mapping[str, JobRecord]) -> list[str]:
         """Accept all jobs or none."""
-        return submitting.submit(self.state, submission, ended)
+        return submitting.submit(self.state, self.policy, submission, ended)
 
     def cancel(self, job_ids: Sequence[str], user: str, reason: str) -> list[str]:
         """Ask for cancellation; returns those that had not ended."""
@@ -59,7 +60,7 @@ class Engine:
     def explain(self, job_id: str) -> JobExplanation | None:
         """Why a job waits; None when memory does not know it (it has ended, or never was)."""
         job = self.state.jobs.get(job_id)
-        return explaining.explain(self.state, self.planner, self.policy, job) if job else None
+        return self.explainer.explain(self.policy, job) if job else None
 
     # --- agents -----------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from scheduler.domain.records import (
 from scheduler.domain.spec import Shape
 from scheduler.domain.states import ACTIVE, TERMINAL, JobState, check_transition
 from scheduler.metering.segments import segments
+from scheduler.planning.policy import Policy
 from scheduler.planning.types import NodeView, PoolKey, Snapshot, TenantView
 from scheduler.service.model import Attempt, Job, Node, Region, Tenant
 from scheduler.service.observe import NullObserver, Observer
@@ -131,8 +132,10 @@ class State:
         self.timers: list[tuple[int, int, int]] = []
         """A heap of (eligible_ms, job_no, failures) of held retries."""
         self.round_needed = False
-        self.feasible: set[Shape] = set()
-        """Shapes some pool could hold, by the nodes as they are; see ``remember_feasible``."""
+        self.feasible: set[tuple[Shape, bool]] = set()
+        """Shapes (and whether preemptible) some pool could hold, by the nodes as they are; see ``remember_feasible``."""
+        self.feasible_under: Policy | None = None
+        """The policy under which that was found."""
         self._clock = clock
         self._last_ms = 0
         self._journal = _Journal()
@@ -338,11 +341,11 @@ class State:
             tenant.in_use = tenant.in_use.plus(total)
             self.show_tenant(spec.institution, project)
 
-    def remember_feasible(self, shape: Shape) -> None:
+    def remember_feasible(self, shape: Shape, preemptible: bool) -> None:
         """Some pool could hold the shape; true until a node changes. Spares a look at every node at each submission."""
         if len(self.feasible) >= MAX_FEASIBLE:
             self.feasible.clear()
-        self.feasible.add(shape)
+        self.feasible.add((shape, preemptible))
 
     # --- views ------------------------------------------------------------------------------------------------------
 

@@ -166,8 +166,6 @@ def test_the_order_in_which_things_are_stored_does_not_matter(world, policy, ran
     queue = ListQueue(shuffled(world.lines))
     other = Snapshot(pools, queue, shuffled(one.institutions), shuffled(one.projects), one.online_regions)
     assert plan(one, policy, NOW_MS) == plan(other, policy, NOW_MS)
-    for key, jobs in world.lines.items():
-        assert explain(one, policy, NOW_MS, (key, jobs[0])) == explain(other, policy, NOW_MS, (key, jobs[0]))
 
 
 @settings(max_examples=150, deadline=None)

@@ -111,7 +111,7 @@ def test_the_next_one_is_told_so():
     (job,) = world.add("b", shape())
     answer = told(world, job, now_ms=7)
     assert (answer.code, answer.position, answer.position_is_exact, answer.blockers) == ("NEXT", 0, True, ())
-    assert answer.message == "east/cpu has room and the job is next; it starts with the next planning round"
+    assert answer.message == "there is room in east/cpu and the job is next; it starts with the next planning round"
     assert (answer.expected.at_ms, answer.expected.confidence, answer.expected.basis) == (7, "HIGH", "PLAN")
 
 
@@ -124,7 +124,7 @@ def test_who_goes_first_and_how_many_they_are():
     answer = told(world, job)
     assert (answer.code, answer.position, answer.position_is_exact) == ("PRIORITY", 3, True)
     assert answer.message == (
-        "east/cpu has room, but 3 jobs of institution b go first: 1 of a higher priority class, 1 submitted earlier and "
+        "there is room in east/cpu, but 3 jobs of institution b go first: 1 of a higher priority class, 1 submitted earlier and "
         "1 expected to be shorter, or urgent"
     )
     assert answer.blockers[0].numbers == {"higher_class": 1, "older": 1, "shorter": 1}
@@ -139,7 +139,7 @@ def test_other_institutions_go_first_while_they_hold_less():
     # Three of a's one-core jobs start before a holds more than b.
     assert (answer.code, answer.position, answer.position_is_exact) == ("FAIR_SHARE", 3, False)
     assert answer.message == (
-        "east/cpu has room, but about 3 jobs are planned first: 3 of institutions that hold less of their share"
+        "there is room in east/cpu, but about 3 jobs are planned first: 3 of institutions that hold less of their share"
     )
 
 
@@ -163,7 +163,7 @@ def test_room_that_is_kept_for_another_job_is_named_with_the_wait_and_the_limit(
     answer = told(world, small)
     assert answer.code == "RESERVATION"
     assert answer.message == (
-        "east/cpu has room, but it is kept for another job, which will start in 45 minutes at the latest; this job could start "
+        "there is room in east/cpu, but it is kept for another job, which will start in 45 minutes at the latest; this job could start "
         "first only if it were sure to end by then, and its limit is 2 hours"
     )
     assert answer.blockers[0].numbers == {
