@@ -87,3 +87,8 @@ class Queue:
         """How many stand in a line."""
         line = self._groups.get(key)
         return len(line) if line is not None else 0
+
+    def before(self, key: GroupKey, rank: int, job_no: int) -> int:
+        """How many stand in a line before (rank, job_no)."""
+        line = self._groups.get(key)
+        return line.bisect_left((rank, job_no, 0)) if line is not None else 0
