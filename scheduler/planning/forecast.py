@@ -12,13 +12,14 @@ import heapq
 from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
+from itertools import islice
 from typing import Protocol, runtime_checkable
 
 from scheduler.domain.resources import GPU_UNIT, ZERO, Resources
 from scheduler.planning.explanation import ExpectedStart, Explanation
 from scheduler.planning.frozen import FrozenQueue, ReplayQueue
 from scheduler.planning.plan import Planner
-from scheduler.planning.policy import Policy
+from scheduler.planning.policy import DAY_MS, Policy
 from scheduler.planning.position import places_before
 from scheduler.planning.rank import rank_of
 from scheduler.planning.types import (
@@ -43,7 +44,11 @@ MAX_ENDS = 2_000
 TURNOVER_PARTS = 200
 """Before a round at least one part in so many of what runs ends, so that a replay of a big cluster has few rounds. Where less runs,
 every end has a round."""
-ALWAYS: Callable[[], bool] = lambda: True  # noqa: E731 - a default, not a function of its own
+
+
+def always() -> bool:
+    """No bound but the replay's own."""
+    return True
 
 
 class Scenario(Enum):
@@ -100,7 +105,7 @@ class Replay:
 
     # --- going on -----------------------------------------------------------------------------------------------------
 
-    def until(self, job_no: int, go_on: Callable[[], bool] = ALWAYS) -> int | None:
+    def until(self, job_no: int, go_on: Callable[[], bool] = always) -> int | None:
         """When the job starts; None: the replay ended before, or came to its bound, or ``go_on`` said no more."""
         while job_no not in self.started and not self.ended and not self.at_bound and go_on():
             if self.rounds and not self._unfinished:
@@ -132,12 +137,13 @@ class Replay:
 
     def _round(self) -> None:
         self.rounds += 1
-        made = self.planner.plan(self._snapshot(), self.policy, self.now_ms)
+        made = self.planner.plan(self.snapshot(), self.policy, self.now_ms)
         self._changes = Changes()
         self._apply(made)
         self._unfinished = made.truncated and bool(made.starts)
 
-    def _snapshot(self) -> Snapshot:
+    def snapshot(self) -> Snapshot:
+        """The state at the present instant of the replay; valid until it goes on."""
         return Snapshot(
             self._pools,
             self.queue,
@@ -259,18 +265,25 @@ class Replay:
     # --- beyond its bound ---------------------------------------------------------------------------------------------
 
     def extrapolated(self, key: GroupKey, job: PendingJob) -> int | None:
-        """When the job starts if the queue goes on moving as it did in the replay; None: it did not move, or not long enough."""
-        elapsed_ms = self.now_ms - self.begin_ms
-        later = len(self.started)
-        if self.ended or elapsed_ms <= 0 or not later:
+        """When the job starts if the queue goes on moving as it did in the replay, or as what runs now makes one expect; None: it does not."""
+        elapsed_ms, starts = self.now_ms - self.begin_ms, len(self.started)
+        if elapsed_ms <= 0 or not starts:
+            elapsed_ms, starts = self._turnover()
+        if self.ended or not starts:
             return None
         planner = self.planner
-        planner.begin(self._snapshot(), self.policy, self.now_ms)
+        planner.begin(self.snapshot(), self.policy, self.now_ms)
         self._changes = Changes()
         if not self.queue.size(key):
             return None
         left = places_before(self.queue, planner.forest, planner.accounts, self.policy.order, key, job).total
-        return self.now_ms + (left + self.queue.cut + 1) * elapsed_ms // later
+        return self.now_ms + (left + self.queue.cut + 1) * elapsed_ms // starts
+
+    def _turnover(self) -> tuple[int, int]:
+        """Before a replay has got anywhere: a span of time and how many of those that run end in it, if each is followed by its like."""
+        sample = list(islice(self._running.values(), MAX_ENDS))
+        per_day = sum(DAY_MS // (self.begin_ms - each.start_ms + self._remaining_ms(each)) for each in sample)
+        return DAY_MS, per_day * len(self._running) // max(1, len(sample))
 
 
 def _plus(view: TenantView, more: Resources) -> TenantView:
@@ -298,7 +311,7 @@ class Forecast:
         return isinstance(queue, FrozenQueue) and queue.holds(key, job)
 
     def expected_start(
-        self, key: GroupKey, job: PendingJob, told: Explanation, go_on: Callable[[], bool] = ALWAYS
+        self, key: GroupKey, job: PendingJob, told: Explanation, go_on: Callable[[], bool] = always
     ) -> ExpectedStart:
         """When the job will probably start, beside what its explanation already knows. ``go_on`` is asked before every round."""
         if told.expected.basis in ("PLAN", "PREEMPTION"):
