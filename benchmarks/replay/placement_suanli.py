@@ -50,17 +50,33 @@ def empty_nodes(trace: Trace, order: Ints) -> Nodes:
     return nodes_of(numbers, capacity, capacity, [(GPU_UNIT,) * count for count in gpus])
 
 
+class Line:
+    """The pods of one shape: where they may go, what is preferred first, and how the nodes stand for them.
+
+    As in the planner, nodes with GPUs are the last resort of what asks for none.
+    """
+
+    def __init__(self, request: Resources, allowed: Bools, has_gpus: Bools, nodes: Nodes) -> None:
+        self.request = request
+        groups = [allowed] if request.gpu_milli else [allowed & ~has_gpus, allowed & has_gpus]
+        self.groups = [(group, unranked(nodes)) for group in groups if group.any()]
+
+    def place(self, nodes: Nodes, mix: Mix, weights: Weights) -> bool:
+        """Place one pod, or say that it fits nowhere."""
+        for group, ranking in self.groups:
+            best = best_node(nodes, group, self.request, mix, weights, ranking)
+            if best >= 0:
+                take(nodes, best, self.request, ranking.gpu[best], mix, weights)
+                return True
+        return False
+
+
 def replay(trace: Trace, nodes: Nodes, order: Ints, node_order: Ints, mix: Mix, weights: Weights) -> Bools:
     """Which arrivals (indexes of shapes) are placed. ``nodes``, in the order ``node_order``, are changed in place."""
     refresh(nodes, np.arange(len(node_order)), mix, weights)
-    requests = requests_of(trace)
-    allowed = [trace.allowed(shape)[node_order] for shape in trace.shapes]
-    rankings = [unranked(nodes) for _ in requests]
-    placed = np.zeros(len(order), dtype=np.bool_)
-    for place, number in enumerate(order.tolist()):
-        request, ranking = requests[number], rankings[number]
-        best = best_node(nodes, allowed[number], request, mix, weights, ranking)
-        if best >= 0:
-            placed[place] = True
-            take(nodes, best, request, ranking.gpu[best], mix, weights)
-    return placed
+    has_gpus = trace.gpus[node_order] > 0
+    lines = [
+        Line(request, trace.allowed(shape)[node_order], has_gpus, nodes)
+        for request, shape in zip(requests_of(trace), trace.shapes, strict=True)
+    ]
+    return np.array([lines[number].place(nodes, mix, weights) for number in order.tolist()], dtype=np.bool_)

@@ -13,7 +13,8 @@ keeps GPUs, CPU and memory in the proportion that jobs use them, long before a n
 
     score = worth before - worth after + best_fit * what is left (parts of the largest node's CPU, memory and GPUs)
 
-and the lowest score wins, of equals the lowest index. ``docs/explanation/placement.md`` compares it with FGD and BestFit.
+and the lowest score wins, of equals the lowest index. Scores compare nodes with GPUs with each other, and nodes without: which of
+the two a job without GPUs goes to is for the caller to say. ``docs/explanation/placement.md`` compares it with FGD and BestFit.
 
 This module builds the arrays; ``kernels`` computes on them: ``refresh`` once, then ``best_node`` and ``take`` for each replica.
 """
