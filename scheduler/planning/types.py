@@ -160,7 +160,7 @@ class PendingQueue(Protocol):
         ...
 
     def size(self, key: GroupKey) -> int:
-        """How many places (arrays count as one) stand in the group."""
+        """How many places (arrays count as one) stand in the group; 0 in one that has none."""
         ...
 
 

@@ -84,5 +84,5 @@ class Queue:
             yield pending(job)
 
     def size(self, key: GroupKey) -> int:
-        """How many stand in a line."""
-        return len(self._groups[key])
+        """How many stand in a line; none in one that nobody has joined."""
+        return len(self._groups.get(key, ()))
