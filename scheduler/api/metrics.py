@@ -39,6 +39,12 @@ class Metrics:
         )
         self._round = Histogram(names.PLAN_ROUND, "One planning round.", buckets=_FAST, registry=self.registry)
         self._starts = Counter(names.PLAN_STARTS, "Starts that planning decided on.", registry=self.registry)
+        self._evictions = Counter(
+            names.EVICTIONS,
+            "Attempts stopped for a waiting job, by whose they were and the rule of preemption.",
+            ["institution", "rule"],
+            registry=self.registry,
+        )
         self._commit = Histogram(
             names.COMMIT, "One transaction, until it is durable.", buckets=_FAST, registry=self.registry
         )
@@ -61,6 +67,10 @@ class Metrics:
         """See ``Observer``."""
         self._round.observe(ms / 1000)
         self._starts.inc(starts)
+
+    def evicted(self, institution: str, rule: str) -> None:
+        """See ``Observer``."""
+        self._evictions.labels(institution, rule).inc()
 
     def commit_ms(self, ms: float, rows: int) -> None:
         """See ``Observer``."""

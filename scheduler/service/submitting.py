@@ -313,12 +313,22 @@ def _stop(state: State, job: Job, message: str) -> None:
     stop_attempt(state, job, AttemptOutcome.CANCELLED, message)
 
 
-def stop_attempt(state: State, job: Job, outcome: AttemptOutcome, message: str) -> None:
-    """Order the job's live attempt to be stopped. A cancellation overrides an earlier order, never the other way."""
+def stop_attempt(
+    state: State, job: Job, outcome: AttemptOutcome, message: str, grace_ms: int = -1, for_job_no: int = 0
+) -> None:
+    """Order the job's live attempt to be stopped. A cancellation overrides an earlier order, never the other way.
+
+    ``grace_ms`` is the notice given, the job's own when it is negative; ``for_job_no`` the waiting job it is stopped for.
+    """
     attempt = job.live
     if attempt is None or attempt.stop_outcome in (outcome, AttemptOutcome.CANCELLED):
         return
     attempt.stop_outcome = outcome
-    state.touch_attempt(attempt)
     attempt.told_ms = state.now()
-    state.send(state.regions[attempt.region], Stop(attempt.ref, job.spec.grace_ms, outcome, message))
+    attempt.stop_grace_ms = grace_ms if grace_ms >= 0 else job.spec.grace_ms
+    attempt.stopped_by_ms = attempt.told_ms + attempt.stop_grace_ms
+    # What a cancellation of the victim frees is still for the job that was to have it.
+    attempt.for_job_no = for_job_no or attempt.for_job_no
+    state.touch_attempt(attempt)
+    state.show_running(attempt)
+    state.send(state.regions[attempt.region], Stop(attempt.ref, attempt.stop_grace_ms, outcome, message))

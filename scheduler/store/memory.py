@@ -19,14 +19,16 @@ from scheduler.domain.records import (
     LedgerRecord,
     RequestRecord,
 )
-from scheduler.domain.states import TERMINAL, AttemptState
+from scheduler.domain.states import FINAL_STATE, RUNTIME_OUTCOMES, TERMINAL, AttemptOutcome, AttemptState
 from scheduler.service.ports import (
     Clock,
     CommitBatch,
     EventQuery,
+    JobFeatures,
     JobQuery,
     Leadership,
     LedgerQuery,
+    RuntimeSample,
     StoredState,
     UsageKey,
     UsageSum,
@@ -35,6 +37,7 @@ from scheduler.store.counters import Counters, counters_of
 from scheduler.store.rollup import sum_usage
 
 REQUESTS_LOADED = 200_000
+RUNTIMES_LOADED = 20_000
 
 _Key = Callable[[Any], Any]
 # The small tables: how many leading fields are the key, and the table the first field of which must exist in another.
@@ -47,6 +50,7 @@ _KEY_WIDTH = {
     "regions": 1,
     "enrolments": 1,
     "nodes": 2,
+    "fair_usage": 3,
 }
 _PARENT: dict[str, tuple[str, int]] = {
     "projects": ("institutions", 0),
@@ -145,6 +149,7 @@ class MemoryStore:
                 requests=requests[-REQUESTS_LOADED:],
                 requests_complete=len(requests) <= REQUESTS_LOADED,
                 **{name: [rows[key] for key in sorted(rows)] for name, rows in self._tables.items()},
+                runtimes=self._recent_runtimes(RUNTIMES_LOADED),
                 last_job_no=self._counters.job_no,
                 last_event_seq=self._counters.event_seq,
                 last_ledger_seq=self._counters.ledger_seq,
@@ -273,6 +278,27 @@ class MemoryStore:
             self._check_reachable()
             attempts = self._attempts.get(self._job_numbers.get(job_id, -1), {})
             return [attempts[number] for number in sorted(attempts)[max(0, len(attempts) - limit) :]]
+
+    def recent_runtimes(self, limit: int) -> list[RuntimeSample]:
+        """The runtimes of the newest ``limit`` jobs that ended by themselves or at their limit, oldest first."""
+        with self._lock:
+            self._check_reachable()
+            return self._recent_runtimes(limit)
+
+    def _recent_runtimes(self, limit: int) -> list[RuntimeSample]:
+        found: list[RuntimeSample] = []
+        for number in sorted(self._attempts, reverse=True):
+            if len(found) == limit:
+                break
+            job = self._jobs[number]
+            attempt = self._attempts[number].get(job.attempt)
+            if attempt is None or not attempt.outcome or not attempt.start_ms:
+                continue
+            outcome = AttemptOutcome(attempt.outcome)
+            if outcome in RUNTIME_OUTCOMES and job.state == FINAL_STATE[outcome]:
+                features = JobFeatures(attempt.institution, attempt.project, attempt.user, job.name, attempt.gpu_milli)
+                found.append(RuntimeSample(features, job.done_ms + attempt.end_ms - attempt.start_ms))
+        return found[::-1]
 
     def events(self, query: EventQuery) -> list[EventRecord]:
         """A page of events, oldest first."""

@@ -8,7 +8,16 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Select, Table, case, func, select, text
 
 from scheduler.domain.records import AttemptRecord, EventRecord, JobRecord, LedgerRecord, RequestRecord
-from scheduler.service.ports import EventQuery, JobQuery, LedgerQuery, UsageKey, UsageSum
+from scheduler.domain.states import FINAL_STATE, RUNTIME_OUTCOMES
+from scheduler.service.ports import (
+    EventQuery,
+    JobFeatures,
+    JobQuery,
+    LedgerQuery,
+    RuntimeSample,
+    UsageKey,
+    UsageSum,
+)
 from scheduler.store.schema import (
     ATTEMPTS,
     EVENTS,
@@ -146,6 +155,26 @@ def attempts_of(connection: Connection, job_id: str, limit: int) -> list[Attempt
     job_no = select(JOBS.c.job_no).where(JOBS.c.job_id == job_id).scalar_subquery()
     query = select(ATTEMPTS).where(ATTEMPTS.c.job_no == job_no).order_by(ATTEMPTS.c.attempt.desc()).limit(limit)
     return _records(connection, query, AttemptRecord._make)[::-1]
+
+
+def recent_runtimes(connection: Connection, limit: int) -> list[RuntimeSample]:
+    """Of the newest jobs that ended with one of the telling outcomes, by number."""
+    # Over the attempts, which a queue of millions has none of, from the newest job on.
+    ran = ATTEMPTS.c.end_ms - ATTEMPTS.c.start_ms + JOBS.c.done_ms
+    features = (ATTEMPTS.c.institution, ATTEMPTS.c.project, ATTEMPTS.c.user, JOBS.c.name, ATTEMPTS.c.gpu_milli)
+    query = (
+        select(*features, ran)
+        .join(JOBS, JOBS.c.job_no == ATTEMPTS.c.job_no)
+        .where(
+            JOBS.c.attempt == ATTEMPTS.c.attempt,
+            JOBS.c.state.in_(sorted({int(FINAL_STATE[outcome]) for outcome in RUNTIME_OUTCOMES})),
+            ATTEMPTS.c.outcome.in_(sorted(map(int, RUNTIME_OUTCOMES))),
+            ATTEMPTS.c.start_ms > 0,
+        )
+        .order_by(ATTEMPTS.c.job_no.desc(), ATTEMPTS.c.attempt.desc())
+        .limit(limit)
+    )
+    return [RuntimeSample(JobFeatures(*row[:5]), row[5]) for row in connection.execute(query)][::-1]
 
 
 def events(connection: Connection, asked: EventQuery) -> list[EventRecord]:

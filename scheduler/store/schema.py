@@ -114,6 +114,7 @@ QUOTAS = _table(
     "institution project",
     ForeignKeyConstraint(["institution"], ["institutions.institution"], name="quotas_institution"),
 )
+FAIR_USAGE = _table("fair_usage", records.FairUsageRecord, "institution project user", rowid=False)
 REGIONS = _table("regions", records.RegionRecord, "region")
 NODES = _table(
     "nodes",
@@ -170,5 +171,6 @@ TABLES: dict[str, Table] = {
     "events": EVENTS,
     "ledger": LEDGER,
     "requests": REQUESTS,
+    "fair_usage": FAIR_USAGE,
 }
 INSERT_ONLY = frozenset({"new_jobs", "new_attempts", "events", "ledger", "requests"})

@@ -16,6 +16,7 @@ from scheduler.domain.records import (
     AttemptRecord,
     EnrolmentRecord,
     EventRecord,
+    FairUsageRecord,
     InstitutionRecord,
     JobRecord,
     LedgerRecord,
@@ -32,6 +33,7 @@ from scheduler.service.ports import (
     JobQuery,
     Leadership,
     LedgerQuery,
+    RuntimeSample,
     StoredState,
     UsageSum,
 )
@@ -45,6 +47,7 @@ from scheduler.store.rollup import sum_usage
 from scheduler.store.statements import Statements, parts
 
 REQUESTS_LOADED = 200_000
+RUNTIMES_LOADED = 20_000
 # From this many rows on, PostgreSQL takes them faster by COPY than by INSERT.
 _COPY_FROM_ROWS = 20
 
@@ -125,6 +128,8 @@ class SqlStore:
                 quotas=queries.all_of(connection, schema.QUOTAS, QuotaRecord._make),
                 regions=queries.all_of(connection, schema.REGIONS, RegionRecord._make),
                 nodes=queries.all_of(connection, schema.NODES, NodeRecord._make),
+                fair_usage=queries.all_of(connection, schema.FAIR_USAGE, FairUsageRecord._make),
+                runtimes=queries.recent_runtimes(connection, RUNTIMES_LOADED),
                 last_job_no=leader.job_no,
                 last_event_seq=leader.event_seq,
                 last_ledger_seq=leader.ledger_seq,
@@ -210,6 +215,11 @@ class SqlStore:
         """The newest ``limit`` attempts of a job, oldest first."""
         with translated("reading attempts"), self._reading() as connection:
             return queries.attempts_of(connection, job_id, limit)
+
+    def recent_runtimes(self, limit: int) -> list[RuntimeSample]:
+        """The runtimes of the newest ``limit`` jobs that ended by themselves or at their limit, oldest first."""
+        with translated("reading runtimes"), self._reading() as connection:
+            return queries.recent_runtimes(connection, limit)
 
     def events(self, query: EventQuery) -> list[EventRecord]:
         """A page of events, oldest first."""
