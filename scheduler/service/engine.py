@@ -21,7 +21,7 @@ from scheduler.service.state import Settings, State, Turn
 
 
 class Engine:
-    """One leader's memory and its use cases."""
+    """One leader's memory and its use cases. ``policy`` is in force until one is put (``policies.put_policy``)."""
 
     def __init__(
         self,
@@ -33,8 +33,13 @@ class Engine:
         observer: Observer | None = None,
     ) -> None:
         self.state = State(clock, ids, codec, settings, observer)
-        self.policy = policy
+        self.state.use_policy(policy)
         self._last_session = 0
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force: the newest one stored, else the one this engine was made with."""
+        return self.state.policy
 
     def rebuild(self, stored: StoredState, epoch: int) -> None:
         """Take over what the store holds, as the leader of ``epoch``."""

@@ -18,6 +18,7 @@ from scheduler.domain.records import (
     JobRecord,
     LedgerRecord,
     NodeRecord,
+    PolicyRecord,
     ProjectRecord,
     QuotaRecord,
     RegionRecord,
@@ -51,7 +52,7 @@ class IdSource(Protocol):
 class CommitBatch:
     """What one transaction writes. Records replace those of the same key, except the append-only ones.
 
-    Append-only: ``events``, ``ledger``, ``requests``. Keys: jobs ``job_no``; attempts ``(job_no, attempt)``; the others
+    Append-only: ``events``, ``ledger``, ``requests``, ``policies``. Keys: jobs ``job_no``; attempts ``(job_no, attempt)``; the others
     their leading identifying fields. ``new_jobs`` and ``new_attempts`` are known not to be there yet (plain inserts).
     """
 
@@ -70,6 +71,7 @@ class CommitBatch:
     quotas: list[QuotaRecord] = field(default_factory=list)
     regions: list[RegionRecord] = field(default_factory=list)
     nodes: list[NodeRecord] = field(default_factory=list)
+    policies: list[PolicyRecord] = field(default_factory=list)
     gone_nodes: list[tuple[str, str]] = field(default_factory=list)
     """(region, node id) of nodes to delete."""
 
@@ -87,7 +89,7 @@ class Leadership(NamedTuple):
 @dataclass(slots=True)
 class StoredState:
     """All that is live, to rebuild the memory from: jobs that have not ended (and their arrays), attempts that have not
-    ended, every tenant record, every region and node, the newest request keys, the counters' last values.
+    ended, every tenant record, every region and node, the newest request keys, the newest policy, the counters' last values.
 
     ``requests_complete`` is False when older request keys exist than the ones loaded.
     """
@@ -104,6 +106,7 @@ class StoredState:
     quotas: list[QuotaRecord]
     regions: list[RegionRecord]
     nodes: list[NodeRecord]
+    policy: PolicyRecord | None
     last_job_no: int
     last_event_seq: int
     last_ledger_seq: int
@@ -263,6 +266,14 @@ class Store(Protocol):
 
     def usage_sums(self, institution: str = "", project: str = "") -> list[UsageSum]:
         """All sums by ``UsageKey``, of one tenant or of all, from the rollup."""
+        ...
+
+    def find_policy(self, version: int) -> PolicyRecord | None:
+        """A version of the policy, if there is one of this number."""
+        ...
+
+    def list_policies(self, before_version: int, limit: int) -> list[PolicyRecord]:
+        """Versions below ``before_version`` (0: from the newest), newest first, without their texts."""
         ...
 
     def last_sequences(self) -> tuple[int, int]:

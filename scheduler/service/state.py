@@ -18,6 +18,7 @@ from scheduler.domain.records import (
     EventRecord,
     InstitutionRecord,
     LedgerRecord,
+    PolicyRecord,
     ProjectRecord,
     QuotaRecord,
     RequestRecord,
@@ -26,6 +27,7 @@ from scheduler.domain.records import (
 from scheduler.domain.spec import Shape
 from scheduler.domain.states import ACTIVE, TERMINAL, JobState, check_transition
 from scheduler.metering.segments import segments
+from scheduler.planning.policy import Policy
 from scheduler.planning.types import NodeView, PoolKey, Snapshot, TenantView
 from scheduler.service.model import Attempt, Job, Node, Region, Tenant
 from scheduler.service.observe import NullObserver, Observer
@@ -122,6 +124,9 @@ class State:
         self.quotas: dict[tuple[str, str], QuotaRecord] = {}
         self.tenants: dict[tuple[str, str], Tenant] = {}
         """By (institution, project); the institution as a whole has project ""."""
+        self.policy = Policy()
+        self.policy_record: PolicyRecord | None = None
+        """The newest stored version; None before the first."""
         self._institution_views: dict[str, TenantView] = {}
         self._project_views: dict[tuple[str, str], TenantView] = {}
         self.requests: OrderedDict[tuple[str, str], RequestRecord] = OrderedDict()
@@ -384,6 +389,11 @@ class State:
             projects=self._project_views,
             online_regions=frozenset(r.region for r in self.regions.values() if r.online),
         )
+
+    def use_policy(self, policy: Policy) -> None:
+        """Plan by this policy from the next round on."""
+        self.policy = policy
+        self.round_needed = True
 
     def add_timer(self, job: Job) -> None:
         """Wake the job when its back-off ends."""

@@ -114,6 +114,7 @@ QUOTAS = _table(
     "institution project",
     ForeignKeyConstraint(["institution"], ["institutions.institution"], name="quotas_institution"),
 )
+POLICIES = _table("policies", records.PolicyRecord, "version")
 REGIONS = _table("regions", records.RegionRecord, "region")
 NODES = _table(
     "nodes",
@@ -160,6 +161,7 @@ TABLES: dict[str, Table] = {
     "users": USERS,
     "api_keys": API_KEYS,
     "quotas": QUOTAS,
+    "policies": POLICIES,
     "regions": REGIONS,
     "enrolments": ENROLMENTS,
     "nodes": NODES,
@@ -171,4 +173,4 @@ TABLES: dict[str, Table] = {
     "ledger": LEDGER,
     "requests": REQUESTS,
 }
-INSERT_ONLY = frozenset({"new_jobs", "new_attempts", "events", "ledger", "requests"})
+INSERT_ONLY = frozenset({"new_jobs", "new_attempts", "events", "ledger", "requests", "policies"})
