@@ -144,6 +144,7 @@ def usage_families(rows: Iterable[UsageRow], ledger_sequence: int) -> list[Metri
 def gauge_families(gauges: Gauges) -> Iterator[Metric]:
     """The present: queue, regions, pools, quotas."""
     yield GaugeMetricFamily(names.LEADER_EPOCH, "The leadership's epoch.", value=gauges.leader_epoch)
+    yield GaugeMetricFamily(names.POLICY_VERSION, "The policy in force (0: none was put).", value=gauges.policy_version)
     yield GaugeMetricFamily(names.EVENT_LAST_SEQUENCE, "The newest event.", value=gauges.event_sequence)
     jobs = GaugeMetricFamily(names.JOBS, "Jobs by state that have not ended.", labels=("institution", "state"))
     for (institution, state), count in gauges.jobs.items():

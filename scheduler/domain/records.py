@@ -231,6 +231,21 @@ class FairUsageRecord(NamedTuple):
     as_of_ms: int
 
 
+class PolicyRecord(NamedTuple):
+    """A version of the policy. Append-only: the old ones stay and tell who changed what, when and why.
+
+    ``document`` is the YAML text as it was given, ``effective`` every setting that it meant when it was put, as JSON
+    (``scheduler.planning.policy_text``); both are empty where versions are listed.
+    """
+
+    version: int
+    document: str
+    effective: str
+    comment: str
+    author: str
+    create_ms: int
+
+
 class RegionRecord(NamedTuple):
     """A region. ``spool_id`` and ``acked_event_seq`` say how far its agent's spool has been accepted."""
 

@@ -8,6 +8,7 @@ USAGE_MEMORY = "suanli_usage_memory_gib_seconds_total"
 LEDGER_LAST_SEQUENCE = "suanli_ledger_last_sequence"
 EVENT_LAST_SEQUENCE = "suanli_event_last_sequence"
 LEADER_EPOCH = "suanli_leader_epoch"
+POLICY_VERSION = "suanli_policy_version"
 
 JOBS = "suanli_jobs"
 REGION_UP = "suanli_region_up"

@@ -21,7 +21,7 @@ from scheduler.service.state import Settings, State, Turn
 
 
 class Engine:
-    """One leader's memory and its use cases."""
+    """One leader's memory and its use cases. ``policy`` is in force until one is put (``policies.put_policy``)."""
 
     def __init__(
         self,
@@ -35,6 +35,11 @@ class Engine:
     ) -> None:
         self.state = State(clock, ids, codec, policy, settings, observer, predictor)
         self._last_session = 0
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force: the newest one stored, else the one this engine was made with."""
+        return self.state.policy
 
     def rebuild(self, stored: StoredState, epoch: int) -> None:
         """Take over what the store holds, as the leader of ``epoch``."""
@@ -91,6 +96,7 @@ class Engine:
                 state.set_state(job, JobState.QUEUED)
         agents.check_silence(state)
         state.holdings.refresh(now)
+        state.drop_old_claims()
         if state.queue.size_total and now - state.last_round_ms >= state.settings.max_round_gap_ms:
             state.round_needed = True
 

@@ -19,6 +19,7 @@ from scheduler.domain.records import (
     JobRecord,
     LedgerRecord,
     NodeRecord,
+    PolicyRecord,
     ProjectRecord,
     QuotaRecord,
     RegionRecord,
@@ -90,7 +91,7 @@ class IdSource(Protocol):
 class CommitBatch:
     """What one transaction writes. Records replace those of the same key, except the append-only ones.
 
-    Append-only: ``events``, ``ledger``, ``requests``. Keys: jobs ``job_no``; attempts ``(job_no, attempt)``; the others
+    Append-only: ``events``, ``ledger``, ``requests``, ``policies``. Keys: jobs ``job_no``; attempts ``(job_no, attempt)``; the others
     their leading identifying fields. ``new_jobs`` and ``new_attempts`` are known not to be there yet (plain inserts).
     """
 
@@ -110,6 +111,7 @@ class CommitBatch:
     regions: list[RegionRecord] = field(default_factory=list)
     nodes: list[NodeRecord] = field(default_factory=list)
     fair_usage: list[FairUsageRecord] = field(default_factory=list)
+    policies: list[PolicyRecord] = field(default_factory=list)
     gone_nodes: list[tuple[str, str]] = field(default_factory=list)
     """(region, node id) of nodes to delete."""
 
@@ -127,7 +129,8 @@ class Leadership(NamedTuple):
 @dataclass(slots=True)
 class StoredState:
     """All that is live, to rebuild the memory from: jobs that have not ended (and their arrays), attempts that have not
-    ended, every tenant record, every region and node, the newest request keys and runtimes, the counters' last values.
+    ended, every tenant record, every region and node, the newest request keys and runtimes, the newest policy, the counters' last
+    values.
 
     ``requests_complete`` is False when older request keys exist than the ones loaded.
     """
@@ -146,6 +149,7 @@ class StoredState:
     nodes: list[NodeRecord]
     fair_usage: list[FairUsageRecord]
     runtimes: list[RuntimeSample]
+    policy: PolicyRecord | None
     last_job_no: int
     last_event_seq: int
     last_ledger_seq: int
@@ -309,6 +313,14 @@ class Store(Protocol):
 
     def usage_sums(self, institution: str = "", project: str = "") -> list[UsageSum]:
         """All sums by ``UsageKey``, of one tenant or of all, from the rollup."""
+        ...
+
+    def find_policy(self, version: int) -> PolicyRecord | None:
+        """A version of the policy, if there is one of this number."""
+        ...
+
+    def list_policies(self, before_version: int, limit: int) -> list[PolicyRecord]:
+        """Versions below ``before_version`` (0: from the newest), newest first, without their texts."""
         ...
 
     def last_sequences(self) -> tuple[int, int]:

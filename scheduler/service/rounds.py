@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from scheduler.domain.agent import Launch
 from scheduler.domain.states import AttemptOutcome, JobState
-from scheduler.planning.plan import plan
 from scheduler.planning.types import Eviction, Start
 from scheduler.service.model import Attempt, Job
 from scheduler.service.state import State
 from scheduler.service.submitting import stop_attempt
 
+CLAIM_MS = 60_000
+"""How much longer than its victims have to go a job keeps its claim to their places."""
 RECLAIM, FAIR_SHARE, PRIORITY = "RECLAIM", "FAIR_SHARE", "PRIORITY"
 
 
@@ -22,7 +23,7 @@ def run_round(state: State) -> int:
     if not state.queue.size_total or not any(region.online for region in state.regions.values()):
         return 0
     state.last_round_ms = state.now()
-    decided = plan(state.snapshot(state.take_changes()), state.policy, state.last_round_ms)
+    decided = state.planner.plan(state.snapshot(state.take_changes()), state.policy, state.last_round_ms)
     started = sum(_apply(state, start) for start in decided.starts)
     for eviction in decided.evictions:
         evict(state, eviction)
@@ -52,6 +53,7 @@ def _apply(state: State, start: Start) -> bool:
         replicas=start.replicas,
         grant_ms=state.now(),
     )
+    state.drop_claim(place.job_no)
     state.grant(attempt)
     state.set_state(job, JobState.STARTING)
     send_launch(state, attempt)
@@ -123,6 +125,7 @@ def evict(state: State, eviction: Eviction) -> None:
     job.reason, job.message = "PREEMPTING", _eviction_message(job, wanted_by, eviction.rule)
     state.emit(job, "PREEMPTING")
     stop_attempt(state, job, AttemptOutcome.PREEMPTED, job.message, eviction.grace_ms, eviction.for_job_no)
+    state.claim(wanted_by, state.now() + eviction.grace_ms + CLAIM_MS)
     if eviction.rule != RECLAIM:
         state.evictions.add(institution, state.now())
     state.observer.evicted(institution, eviction.rule)

@@ -18,6 +18,7 @@ from scheduler.domain.records import (
     EventRecord,
     InstitutionRecord,
     LedgerRecord,
+    PolicyRecord,
     ProjectRecord,
     QuotaRecord,
     RequestRecord,
@@ -26,9 +27,10 @@ from scheduler.domain.records import (
 from scheduler.domain.spec import Shape
 from scheduler.domain.states import ACTIVE, TERMINAL, JobState, check_transition
 from scheduler.metering.segments import segments
+from scheduler.planning.plan import Planner
 from scheduler.planning.policy import Policy
 from scheduler.planning.rank import rank_of
-from scheduler.planning.types import Changes, NodeView, PoolKey, RunningView, Snapshot
+from scheduler.planning.types import Changes, GroupKey, NodeView, PoolKey, RunningView, Snapshot
 from scheduler.service.evictions import EvictionCount
 from scheduler.service.holdings import Holdings
 from scheduler.service.model import Attempt, Job, Node, Region, Tenant
@@ -36,6 +38,7 @@ from scheduler.service.observe import NullObserver, Observer
 from scheduler.service.ports import Clock, CommitBatch, IdSource, RuntimePredictor, SpecCodec
 from scheduler.service.predicting import LimitPredictor, RunningRuntimes, expected_ms
 from scheduler.service.queue import Queue
+from scheduler.service.workload import WorkloadSeen
 
 MAX_FEASIBLE = 10_000
 
@@ -135,6 +138,8 @@ class State:
         self.running: dict[int, RunningView] = {}
         """The attempts as planning sees them, by launch number."""
         self.evictions = EvictionCount()
+        self.policy_record: PolicyRecord | None = None
+        """The newest stored version; None before the first."""
         self.requests: OrderedDict[tuple[str, str], RequestRecord] = OrderedDict()
         self.requests_complete = True
         self.live_jobs = 0
@@ -149,6 +154,11 @@ class State:
         self._last_ms = 0
         self._journal = _Journal()
         self._runtimes = RunningRuntimes(self.predictor, self.attempts)
+        self.planner = Planner()
+        self.workload = WorkloadSeen()
+        self.claims: dict[int, GroupKey] = {}
+        """The waiting jobs for which others were stopped, by number, with their lines."""
+        self._claims_end: dict[int, int] = {}
         self._everything_changed = True
         self._changed_nodes: set[tuple[str, str]] = set()
         self._changed_running: set[int] = set()
@@ -236,6 +246,8 @@ class State:
         self.jobs[job.job_id] = job
         self.jobs_by_no[job.job_no] = job
         self._count_state(job, 1)
+        if not job.array_id:
+            self.workload.add(job.spec.shape, max(1, job.array_size))
 
     def count_live(self, job: Job, change: int) -> None:
         """Count jobs (arrays by task) that have not ended."""
@@ -253,6 +265,7 @@ class State:
         check_transition(job.state, state)
         if job.state is JobState.QUEUED and not (job.array_size and state is JobState.RUNNING):
             self.queue.remove(job)
+            self.drop_claim(job.job_no)
         self._count_state(job, -1)
         job.state = state
         self._count_state(job, 1)
@@ -414,6 +427,22 @@ class State:
         self.running[attempt.launch_seq] = attempt.view
         self._changed_running.add(attempt.launch_seq)
 
+    def claim(self, job: Job, until_ms: int) -> None:
+        """Keep what is freed for a waiting job by stopping others for it, at most until then."""
+        self.claims[job.job_no] = job.group
+        self._claims_end[job.job_no] = max(until_ms, self._claims_end.get(job.job_no, 0))
+
+    def drop_claim(self, job_no: int) -> None:
+        """The job has started, or waits no more."""
+        if self.claims.pop(job_no, None) is not None:
+            del self._claims_end[job_no]
+
+    def drop_old_claims(self) -> None:
+        """Those whose time has passed: what they waited for did not come."""
+        now = self.now()
+        for job_no in [job_no for job_no, end_ms in self._claims_end.items() if end_ms <= now]:
+            self.drop_claim(job_no)
+
     def take_changes(self) -> Changes | None:
         """What has changed since the last call; None when everything may have."""
         everything, self._everything_changed = self._everything_changed, False
@@ -433,6 +462,8 @@ class State:
             running=self.running,
             pool_use=self.holdings.pool_use,
             evictions=self.evictions.at(self.now()),
+            claims=self.claims,
+            mix=self.workload.mix,
             runtimes=self._runtimes,
             changes=changes,
         )

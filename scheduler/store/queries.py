@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Select, Table, case, func, select, text
+from sqlalchemy import Connection, Select, Table, case, func, literal, select, text
 
-from scheduler.domain.records import AttemptRecord, EventRecord, JobRecord, LedgerRecord, RequestRecord
+from scheduler.domain.records import AttemptRecord, EventRecord, JobRecord, LedgerRecord, PolicyRecord, RequestRecord
 from scheduler.domain.states import FINAL_STATE, RUNTIME_OUTCOMES
 from scheduler.service.ports import (
     EventQuery,
@@ -27,6 +27,7 @@ from scheduler.store.schema import (
     LIVE_ATTEMPT,
     LIVE_JOB,
     LIVE_STATES_END,
+    POLICIES,
     REQUESTS,
     SUM_BASE,
     USAGE,
@@ -95,6 +96,29 @@ def newest_requests(connection: Connection, limit: int) -> list[RequestRecord]:
     requests = list(map(RequestRecord._make, _raw(connection, query)))
     requests.reverse()
     return requests
+
+
+def find_policy(connection: Connection, version: int) -> PolicyRecord | None:
+    """The policy's version of this number; the newest one for 0."""
+    query = select(POLICIES).order_by(POLICIES.c.version.desc()).limit(1)
+    if version:
+        query = query.where(POLICIES.c.version == version)
+    row = connection.execute(query).first()
+    return None if row is None else PolicyRecord._make(row)
+
+
+_NO_TEXT = [
+    literal("").label(column.name) if column.name in ("document", "effective") else column
+    for column in POLICIES.columns
+]
+
+
+def list_policies(connection: Connection, before_version: int, limit: int) -> list[PolicyRecord]:
+    """A page of versions, newest first, without their texts, which are large."""
+    query = select(*_NO_TEXT).order_by(POLICIES.c.version.desc()).limit(limit)
+    if before_version:
+        query = query.where(POLICIES.c.version < before_version)
+    return _records(connection, query, PolicyRecord._make)
 
 
 def _raw(connection: Connection, query: Select[Any]) -> list[tuple[Any, ...]]:

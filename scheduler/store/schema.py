@@ -115,6 +115,7 @@ QUOTAS = _table(
     ForeignKeyConstraint(["institution"], ["institutions.institution"], name="quotas_institution"),
 )
 FAIR_USAGE = _table("fair_usage", records.FairUsageRecord, "institution project user", rowid=False)
+POLICIES = _table("policies", records.PolicyRecord, "version")
 REGIONS = _table("regions", records.RegionRecord, "region")
 NODES = _table(
     "nodes",
@@ -161,6 +162,7 @@ TABLES: dict[str, Table] = {
     "users": USERS,
     "api_keys": API_KEYS,
     "quotas": QUOTAS,
+    "policies": POLICIES,
     "regions": REGIONS,
     "enrolments": ENROLMENTS,
     "nodes": NODES,
@@ -173,4 +175,4 @@ TABLES: dict[str, Table] = {
     "requests": REQUESTS,
     "fair_usage": FAIR_USAGE,
 }
-INSERT_ONLY = frozenset({"new_jobs", "new_attempts", "events", "ledger", "requests"})
+INSERT_ONLY = frozenset({"new_jobs", "new_attempts", "events", "ledger", "requests", "policies"})

@@ -21,6 +21,7 @@ from scheduler.domain.records import (
     JobRecord,
     LedgerRecord,
     NodeRecord,
+    PolicyRecord,
     ProjectRecord,
     QuotaRecord,
     RegionRecord,
@@ -130,6 +131,7 @@ class SqlStore:
                 nodes=queries.all_of(connection, schema.NODES, NodeRecord._make),
                 fair_usage=queries.all_of(connection, schema.FAIR_USAGE, FairUsageRecord._make),
                 runtimes=queries.recent_runtimes(connection, RUNTIMES_LOADED),
+                policy=queries.find_policy(connection, 0),
                 last_job_no=leader.job_no,
                 last_event_seq=leader.event_seq,
                 last_ledger_seq=leader.ledger_seq,
@@ -235,6 +237,16 @@ class SqlStore:
         """All sums by ``UsageKey``, of one tenant or of all, from the rollup."""
         with translated("reading usage"), self._reading() as connection:
             return queries.usage_sums(connection, institution, project)
+
+    def find_policy(self, version: int) -> PolicyRecord | None:
+        """A version of the policy, if there is one of this number."""
+        with translated("reading a policy"), self._reading() as connection:
+            return queries.find_policy(connection, version) if version > 0 else None
+
+    def list_policies(self, before_version: int, limit: int) -> list[PolicyRecord]:
+        """A page of versions, newest first, without their texts."""
+        with translated("listing policies"), self._reading() as connection:
+            return queries.list_policies(connection, before_version, limit)
 
     def last_sequences(self) -> tuple[int, int]:
         """The newest event's and the newest ledger record's sequence numbers."""
