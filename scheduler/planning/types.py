@@ -259,26 +259,3 @@ class Plan:
     truncated: bool = False
     evictions: tuple[Eviction, ...] = ()
     reservations: tuple[Reservation, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class PoolReason:
-    """Why one pool does not take a job now; ``code`` as in ``suanli.v1.PoolExplanation``."""
-
-    pool: PoolKey
-    code: str
-    message: str
-    nodes_total: int = 0
-    nodes_fit_now: int = 0
-    nodes_fit_empty: int = 0
-    nodes_lacking: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """Why a job waits; ``code`` as in ``suanli.v1.ExplainJobResponse``, ``position`` the jobs planned before it."""
-
-    code: str
-    message: str
-    position: int = 0
-    pools: tuple[PoolReason, ...] = ()

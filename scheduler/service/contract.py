@@ -7,8 +7,9 @@ before it. All raise the errors of ``scheduler.domain.errors``; ``Unavailable`` 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from scheduler.domain.agent import AgentCommand, AgentMessage
@@ -27,8 +28,9 @@ from scheduler.domain.records import (
 )
 from scheduler.domain.resources import Resources
 from scheduler.domain.spec import JobSpec
+from scheduler.planning.explanation import Explanation
 from scheduler.planning.policy_text import PolicyText
-from scheduler.planning.types import Explanation, NodeView, PoolKey
+from scheduler.planning.types import GroupKey, NodeView, PendingJob, PoolKey
 from scheduler.service.ports import EventQuery, JobQuery, LedgerQuery, UsageSum
 
 
@@ -56,11 +58,17 @@ class Submitted(NamedTuple):
 
 
 class JobExplanation(NamedTuple):
-    """A job's state with why it waits; ``waiting_for`` are the ids of jobs it depends on that have not ended."""
+    """A job's state with why it waits.
 
-    job: JobRecord
+    ``job`` is None for one that was not submitted; ``waiting_for`` are the ids of jobs it depends on that have not ended; ``job_ids`` those of
+    the jobs, by number, that the explanation names; ``asked``: the place in the queue that it was explained as, for a forecast.
+    """
+
+    job: JobRecord | None
     explanation: Explanation
-    waiting_for: tuple[str, ...]
+    waiting_for: tuple[str, ...] = ()
+    job_ids: Mapping[int, str] = MappingProxyType({})
+    asked: tuple[GroupKey, PendingJob] | None = None
 
 
 class RegionStatus(NamedTuple):
@@ -181,8 +189,15 @@ class Service(Protocol):
         """A page, newest first."""
         ...
 
-    async def explain(self, job_id: str) -> JobExplanation:
-        """Why it waits."""
+    async def explain(self, job_id: str, what_if: JobSpec | None = None) -> JobExplanation:
+        """Why it waits and when it will probably start; with ``what_if``, why and when if this were its specification.
+
+        ``FailedPrecondition`` (NOT_WAITING) when it has started or ended and ``what_if`` is given.
+        """
+        ...
+
+    async def explain_spec(self, spec: JobSpec, user: str) -> JobExplanation:
+        """The same of a job that has not been submitted, as if its dependencies had ended. Raises what ``submit`` would."""
         ...
 
     def watch(self, query: EventQuery) -> AsyncIterator[tuple[list[EventRecord], int]]:

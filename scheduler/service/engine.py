@@ -34,6 +34,7 @@ class Engine:
         predictor: RuntimePredictor | None = None,
     ) -> None:
         self.state = State(clock, ids, codec, policy, settings, observer, predictor)
+        self.explainer = explaining.Explainer(self.state, self.state.planner)
         self._last_session = 0
 
     @property
@@ -53,7 +54,7 @@ class Engine:
 
     def submit(self, submission: Submission, ended: Mapping[str, JobRecord]) -> list[str]:
         """Accept all jobs or none."""
-        return submitting.submit(self.state, submission, ended)
+        return submitting.submit(self.state, self.policy, submission, ended)
 
     def cancel(self, job_ids: Sequence[str], user: str, reason: str) -> list[str]:
         """Ask for cancellation; returns those that had not ended."""
@@ -62,7 +63,7 @@ class Engine:
     def explain(self, job_id: str) -> JobExplanation | None:
         """Why a job waits; None when memory does not know it (it has ended, or never was)."""
         job = self.state.jobs.get(job_id)
-        return explaining.explain(self.state, self.state.policy, job) if job else None
+        return self.explainer.explain(self.policy, job) if job else None
 
     # --- agents -----------------------------------------------------------------------------------------------------
 

@@ -148,8 +148,10 @@ class State:
         """A heap of (eligible_ms, job_no, failures) of held retries."""
         self.round_needed = False
         self.last_round_ms = 0
-        self.feasible: set[Shape] = set()
-        """Shapes some pool could hold, by the nodes as they are; see ``remember_feasible``."""
+        self.feasible: set[tuple[Shape, bool]] = set()
+        """Shapes (and whether preemptible) some pool could hold, by the nodes as they are; see ``remember_feasible``."""
+        self.feasible_under: Policy | None = None
+        """The policy under which that was found."""
         self._clock = clock
         self._last_ms = 0
         self._journal = _Journal()
@@ -386,11 +388,11 @@ class State:
             self.counters.ledger_seq += 1
             self.record.ledger.append(ledger_record(attempt, self.counters.ledger_seq, number, start_ms, end_ms))
 
-    def remember_feasible(self, shape: Shape) -> None:
+    def remember_feasible(self, shape: Shape, preemptible: bool) -> None:
         """Some pool could hold the shape; true until a node changes. Spares a look at every node at each submission."""
         if len(self.feasible) >= MAX_FEASIBLE:
             self.feasible.clear()
-        self.feasible.add(shape)
+        self.feasible.add((shape, preemptible))
 
     # --- views ------------------------------------------------------------------------------------------------------
 
