@@ -9,7 +9,7 @@ from scheduler.planning.explain import explain as explain_place
 from scheduler.planning.policy import Policy
 from scheduler.planning.types import Explanation
 from scheduler.service.contract import JobExplanation
-from scheduler.service.model import Job
+from scheduler.service.job import Job
 from scheduler.service.queue import pending
 from scheduler.service.state import State
 from scheduler.service.submitting import sentence

@@ -20,7 +20,7 @@ from scheduler.domain.states import TERMINAL, AttemptOutcome, JobState
 from scheduler.planning.feasible import Infeasible, UnknownPlace, could_ever_fit
 from scheduler.service.contract import Submission
 from scheduler.service.ending import drop_unstarted, end_array_if_done, job_ended
-from scheduler.service.model import Job
+from scheduler.service.job import Job
 from scheduler.service.state import State
 
 
@@ -86,8 +86,6 @@ def _add(state: State, spec: JobSpec, ids: Sequence[str], user: str, job_id: str
         user=user,
         state=JobState.HELD if spec.dependencies else JobState.QUEUED,
         submit_ms=now,
-        array_size=spec.array_size,
-        live_tasks={} if spec.array_size else None,
     )
     if spec.dependencies:
         job.reason = "DEPENDENCY"
