@@ -34,6 +34,8 @@ def explain(state: State, policy: Policy, job: Job) -> JobExplanation:
         text = f"It is not waiting: attempt {job.attempt} {verb} in {where}."
         if job.cancel_requested:
             text = f"It is being stopped: attempt {job.attempt} in {where} has been told to end."
+        elif job.live is not None and job.live.stop_outcome is not None:
+            text = f"Attempt {job.attempt} in {where} has been told to end, and the job is queued again then. {job.message}"
         return JobExplanation(record, Explanation("NONE", text), ())
     if job not in state.queue:
         return JobExplanation(record, _array(job), ())
