@@ -15,9 +15,11 @@ from scheduler.domain.errors import FailedPrecondition
 from scheduler.domain.resources import ZERO, Resources
 from scheduler.domain.states import AttemptOutcome, JobState
 from scheduler.planning.policy import OrderPolicy, Policy
+from scheduler.planning.policy_text import read_policy
 from scheduler.planning.types import Eviction, PoolKey, PoolUse
 from scheduler.planning.usage import decayed
-from scheduler.service import rounds, tenants
+from scheduler.service import policies, rounds, tenants
+from scheduler.service.contract import PolicyDraft
 from scheduler.service.engine import Engine
 from scheduler.service.holdings import REFRESH_MS
 from scheduler.service.model import Tenant
@@ -74,6 +76,7 @@ def observable(engine: Engine) -> dict[str, Any]:
         "counters": state.counters,
         "regions": {region.region: region.record()._replace(last_seen_ms=0) for region in state.regions.values()},
         "requests": dict(state.requests),
+        "policy": (engine.policy, state.policy_record),
     }
 
 
@@ -126,6 +129,11 @@ class Histories(RuleBasedStateMachine):
             if error.reason not in ("NEVER_FITS", "QUOTA_NEVER_FITS"):
                 raise
             assert not self.site.engine.take_turn()
+
+    @rule(document=st.sampled_from(["preset: fair", "round: {max_starts: 2}", "order: {shortness: 1}"]))
+    def put_policy(self, document: str) -> None:
+        policies.put_policy(self.site.engine.state, PolicyDraft(document, read_policy(document)), "admin")
+        self.site.turn()
 
     @precondition(lambda self: self.site.engine.state.jobs)
     @rule(data=st.data())
