@@ -49,6 +49,23 @@ def test_a_round_goes_by_the_policy_of_its_moment(site: Site) -> None:
     assert len(launches(site.turn())) == 4
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize(("preset", "first"), [("fifo", "long"), ("shortest", "short")])
+def test_those_who_wait_already_are_ordered_anew(site: Site, preset: str, first: str, restarted: bool) -> None:
+    put(site, "preset: fifo\n" if preset == "shortest" else "preset: shortest\n")
+    blocker = site.running(cpu=8_000)
+    waiting = {
+        "long": site.submit_one(cpu=8_000, max_runtime_ms=36_000_000),
+        "short": site.submit_one(cpu=8_000, max_runtime_ms=60_000),
+    }
+
+    put(site, f"preset: {preset}\n")
+    if restarted:
+        site.restart()
+
+    assert launches(site.east.finished(blocker)) == [waiting[first]]
+
+
 def test_versions_rise_by_one_and_stay(site: Site) -> None:
     assert policies.active_policy(site.engine.state)[0::5] == (0, 0)
     assert read_effective(policies.active_policy(site.engine.state).effective) == Policy()
