@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from scheduler.domain.resources import GPU_UNIT, Resources
 from scheduler.domain.spec import PriorityClass
-from scheduler.planning.explain import explain
 from scheduler.planning.feasible import could_ever_fit
 from scheduler.planning.plan import plan
 from scheduler.planning.policy import Policy
@@ -123,8 +122,6 @@ def test_the_order_in_which_things_are_stored_does_not_matter(world, policy, ran
     queue = ListQueue(shuffled(world.lines))
     other = Snapshot(pools, queue, shuffled(one.institutions), shuffled(one.projects), one.online_regions)
     assert plan(one, policy, NOW_MS) == plan(other, policy, NOW_MS)
-    for key, jobs in world.lines.items():
-        assert explain(one, policy, NOW_MS, (key, jobs[0])) == explain(other, policy, NOW_MS, (key, jobs[0]))
 
 
 @settings(max_examples=150, deadline=None)
@@ -143,20 +140,3 @@ def test_what_is_refused_at_submit_never_starts_and_what_is_not_starts_when_all_
         starts = plan(world.snapshot(), Policy(), NOW_MS).starts
         refused = could_ever_fit(world.snapshot().pools, key.shape) is not None
         assert bool(starts) == (not refused and bool(world.nodes))
-
-
-@settings(max_examples=200, deadline=None)
-@given(worlds(), policies)
-def test_explanations_agree_with_the_plan(world, policy):
-    snapshot = world.snapshot()
-    starts = {start.job_no for start in plan(snapshot, policy, NOW_MS).starts}
-    for key, jobs in world.lines.items():
-        line = sorted(jobs)
-        told = explain(snapshot, policy, NOW_MS, (key, line[0]))
-        assert told.message
-        assert told.message[0] != " "
-        assert [reason.pool for reason in told.pools] == sorted(snapshot.pools)
-        if told.code in ("QUOTA", "FIT"):
-            assert not starts & {job.job_no for job in jobs}, told
-        else:
-            assert any(reason.code == "FITS" for reason in told.pools)
