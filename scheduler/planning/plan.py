@@ -339,6 +339,8 @@ class Round:
     def _started(self, line: Line, job: PendingJob, site: Site, replicas: tuple[ReplicaPlacement, ...]) -> None:
         where = site.key
         self.starts.append(Start(job.job_no, where.region, where.pool, where.accelerator, replicas))
+        # A reservation made later in the round may be for what this gives back.
+        site.expect_started(replicas, line.key.shape.request, self.now_ms + job.limit_ms + job.grace_ms)
         for account in line.accounts:
             account.add(line.total)
         if self._guarded:

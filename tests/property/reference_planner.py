@@ -106,7 +106,7 @@ class Node:
         self.room = Room(view.free, view.gpu_free)
         self.real: Room | None = None
         self.until_ms = 0
-        self.releases = []
+        self.releases: list[tuple[int, Resources, Sequence[int]]] = []
         for running in snapshot.running.values():
             end_ms = running.stopped_by_ms or running.limit_end_ms + running.grace_ms
             for replica in running.replicas:
@@ -506,6 +506,10 @@ class Reference:
     def started(self, key: GroupKey, job: PendingJob, site: SiteId, replicas: tuple[ReplicaPlacement, ...]) -> None:
         self.starts.append(Start(job.job_no, *site[:3], replicas))
         self.tenants.charge(key, PoolKey(site[0], site[1]))
+        for replica in replicas:
+            (node,) = (each for each in self.nodes if (each.site, each.id) == (site, replica.node_id))
+            end_ms = self.now_ms + job.limit_ms + job.grace_ms
+            node.releases.append((end_ms, key.shape.request, replica.gpu_indexes))
 
     def start(self, key: GroupKey, job: PendingJob) -> bool:
         found = self.place(key)
