@@ -27,7 +27,8 @@ from tests.property.planning_worlds import (
     run_something,
     seeds,
 )
-from tests.property.reference_planner import Node, Room, Tenants
+from tests.property.reference_rooms import Node, Room
+from tests.property.reference_tenants import Tenants
 from tests.unit.planning.builders import ListQueue, World, node, shape
 
 
