@@ -306,8 +306,7 @@ class Reference:
     def claims_and_overdue(self) -> None:
         self.waiting_at_first = dict(self.waiting)
         for job_no, key in sorted(self.snapshot.claims.items()):
-            near = list(self.snapshot.queue.jobs(key))[: self.policy.backfill.look + 1]
-            job = next((each for each in near if each.job_no == job_no), None)
+            job = next((each for each in self.snapshot.queue.jobs(key) if each.job_no == job_no), None)
             if job is not None and self.tenants.within_quota(key):
                 self.serve(key, job, claims=True)
         heads = [(job.rank, job.job_no, key, job) for key in self.waiting_at_first for job in [self.head(key)]]
