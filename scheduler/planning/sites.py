@@ -23,6 +23,8 @@ from scheduler.planning.worth import Nodes
 
 RELEASE = ("end_ms", "launch_seq", "cpu_milli", "memory_mib", "gpu_milli", "on_each_gpu", "gpu_mask")
 """The columns of what a running attempt's replica will give back, as kept for each node in order of time."""
+_STARTED = -1
+"""Stands for the launch number of what was started in this round."""
 _MAX_RANKINGS = 512
 _FIRST_SLOTS = 16
 
@@ -65,6 +67,7 @@ class Site:
         self.kept: dict[int, Kept] = {}
         """What the round keeps free on nodes for jobs with reservations, by the node's number."""
         self.touched: set[int] = set()
+        self._started_on: set[int] = set()
         self._rankings: dict[tuple[Resources, Labels], Ranking] = {}
         self._labelled: dict[Labels, Flags] = {}
         for number, view in enumerate(self.views):
@@ -114,6 +117,9 @@ class Site:
     def begin(self) -> None:
         """Undo what the last round handed out and kept free."""
         self.kept.clear()
+        for number in self._started_on:
+            kernels.drop_release(self.slots, self.counts, number, _STARTED)
+        self._started_on.clear()
         for number in list(self.touched):
             self.refresh(number, self.views[number])
         if self.changes > 4 * len(self.ids) + 100_000:
@@ -134,16 +140,24 @@ class Site:
 
     def expect_release(self, running: RunningView, end_ms: int) -> None:
         """Note that an attempt will give back what it holds here at ``end_ms``."""
-        request = running.group.shape.request
+        self._expect(running.replicas, running.group.shape.request, end_ms, running.launch_seq)
+
+    def expect_started(self, placed: Iterable[ReplicaPlacement], request: Resources, end_ms: int) -> None:
+        """The same of what the round has started, until the next one begins."""
+        for replica in placed:
+            self._started_on.add(self.number[replica.node_id])
+        self._expect(placed, request, end_ms, _STARTED)
+
+    def _expect(self, placed: Iterable[ReplicaPlacement], request: Resources, end_ms: int, launch_seq: int) -> None:
         each = min(request.gpu_milli, GPU_UNIT)
-        for replica in running.replicas:
+        for replica in placed:
             number = self.number.get(replica.node_id)
             if number is None:
                 continue
             if self.counts[number] == self.slots.shape[1]:
                 self.slots = np.concatenate([self.slots, np.zeros_like(self.slots)], axis=1)
             mask = sum(1 << index for index in replica.gpu_indexes)
-            entry = np.array((end_ms, running.launch_seq, *request, each, mask), np.int64)
+            entry = np.array((end_ms, launch_seq, *request, each, mask), np.int64)
             kernels.add_release(self.slots, self.counts, number, entry)
 
     def forget_release(self, running: RunningView) -> None:
