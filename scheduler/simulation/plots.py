@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 OTHERS = "#999999"
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
+# For ticks a year, month, day, hour, minute or second apart; and where such a tick begins the next greater unit.
+_DATE_FORMATS = ["%Y", "%b %Y", "%b %d", "%H:%M", "%H:%M", "%H:%M:%S"]
+_DATE_FORMATS_AT_ZERO = ["%Y", "%b %Y", "%b %d", "%b %d", "%H:%M", "%H:%M"]
 _WIDTH_IN = 9.6
 _ROW_IN = 2.1
+_LINE_CHARACTERS = 120
 _DPI = 130
 _INK = "#1d2733"
 _SOFT = "#5d6b7a"
@@ -97,8 +101,9 @@ def _date_axis(axis: Axes, history: History) -> None:
 
     locator = dates.AutoDateLocator(minticks=4, maxticks=9, tz=UTC)  # type: ignore[no-untyped-call]
     axis.xaxis.set_major_locator(locator)
-    # At a break of day, month or year the greater unit takes the place of the smaller one; the offset text would repeat it.
-    formatter = dates.ConciseDateFormatter(locator, tz=UTC, show_offset=False)  # type: ignore[no-untyped-call]
+    formatter = dates.ConciseDateFormatter(  # type: ignore[no-untyped-call]
+        locator, UTC, _DATE_FORMATS, zero_formats=_DATE_FORMATS_AT_ZERO, show_offset=False
+    )
     axis.xaxis.set_major_formatter(formatter)
     axis.set_xlim(history.from_ms / DAY_MS, history.to_ms / DAY_MS)
     low, high = (datetime.fromtimestamp(ms / 1000, UTC) for ms in (history.from_ms, history.to_ms))
@@ -112,9 +117,14 @@ def _percent(axis: Axes, label: str) -> None:
     axis.set_ylabel(label)
 
 
-def _legend(figure: Figure, axis: Axes, columns: int = 6) -> None:
+def _legend(figure: Figure, axis: Axes) -> None:
     handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, max(1, len(labels))), fontsize=8.5)
+    figure.legend(handles, labels, loc="outside lower center", ncols=_columns(labels), fontsize=8.5)
+
+
+def _columns(labels: Sequence[str]) -> int:
+    """As many as fit side by side."""
+    return max(1, min(len(labels), _LINE_CHARACTERS // (max(map(len, labels), default=0) + 6)))
 
 
 def _greatest(sizes: Mapping[str, float]) -> list[str]:
@@ -145,7 +155,7 @@ def _utilisation(history: History, results: Sequence[Result]) -> Figure:
     labels = [label for pool in shown for label in drawn if label.rpartition(" (")[0] == pool]
     labels += [label for label in drawn if label == "other pools"]
     figure.legend(
-        [drawn[label] for label in labels], labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=8.5
+        [drawn[label] for label in labels], labels, loc="outside lower center", ncols=_columns(labels), fontsize=8.5
     )
     return figure
 
@@ -160,13 +170,14 @@ def _queue(history: History, results: Sequence[Result]) -> Figure:
     axis.set_ylabel("jobs waiting")
     _date_axis(axis, history)
     figure.suptitle("Jobs waiting over time", x=0.01, ha="left", color=_INK, fontsize=12)
-    _legend(figure, axis, 2)
+    _legend(figure, axis)
     return figure
 
 
 def _style(number: int) -> dict[str, Any]:
-    """A variant's colour and dashes: they differ in both, also in print."""
-    return {"color": PALETTE[number % len(PALETTE)], "linestyle": DASHES[number % len(DASHES)]}
+    """A variant's line. Lines differ in colour and dashes, and later ones are thinner, so that those below show where they are equal."""
+    width = max(1.1, 2.4 - 0.45 * number)
+    return {"color": PALETTE[number % len(PALETTE)], "linestyle": DASHES[number % len(DASHES)], "linewidth": width}
 
 
 def _fairness(history: History, results: Sequence[Result]) -> Figure:
@@ -201,7 +212,7 @@ def _fairness(history: History, results: Sequence[Result]) -> Figure:
     last.set_title("Jain's index over the institutions that wait: 1 is even, gaps are when nobody waits")
     last.set_ylim(0, 1.05)
     last.set_ylabel("index")
-    last.legend(loc="lower left", fontsize=8, ncols=2)
+    last.legend(loc="lower left", fontsize=8, ncols=min(2, len(results)))
     _date_axis(last, history)
     figure.suptitle(
         "Share of all pools held by each institution; dotted: its part by weight",
@@ -210,7 +221,7 @@ def _fairness(history: History, results: Sequence[Result]) -> Figure:
         color=_INK,
         fontsize=12,
     )
-    _legend(figure, axes[0], 4)
+    _legend(figure, axes[0])
     return figure
 
 
@@ -246,5 +257,5 @@ def _waits(history: History, results: Sequence[Result]) -> Figure:
     axis.set_xlabel("time waited (logarithmic; at the left edge: a second or less)")
     _percent(axis, "of jobs waited at most so long")
     figure.suptitle("How long jobs waited", x=0.01, ha="left", color=_INK, fontsize=12)
-    _legend(figure, axis, 2)
+    _legend(figure, axis)
     return figure

@@ -119,10 +119,10 @@ def jobs(count: int, days: int, seed: int, load: float, gpus: int) -> list[SimJo
         hour = min(23.99, max(0.0, chance.gauss(13.5, 4.0)))
         submit_ms = FROM_MS + chance.randrange(days) * DAY_MS + int(hour * HOUR_MS)
         on_cpu = chance.random() < 0.3
-        gpu = 0 if on_cpu else chance.choices((250, 1000, 2000, 4000, 8000), (2, 6, 3, 2, 1))[0]
-        replicas = chance.choice((1, 2)) if gpu >= 4000 else 1
+        gpu = 0 if on_cpu else chance.choices((250, 1000, 2000, 4000, 8000), (4, 12, 6, 3, 1))[0]
+        replicas = chance.choice((1, 1, 1, 2)) if gpu >= 4000 else 1
         request = Resources(4000 if on_cpu else max(2000, gpu * 4), 8192 if on_cpu else max(4096, gpu * 16), gpu)
-        runtime_ms = min(3 * DAY_MS, int(chance.lognormvariate(0, 1.3) * 1_200_000))
+        runtime_ms = min(9 * HOUR_MS, int(chance.lognormvariate(0, 1.3) * 1_200_000))
         limit_ms = min(7 * DAY_MS, max(600_000, int(runtime_ms * chance.choice((1.2, 2, 4)))))
         made.append(
             SimJob(
