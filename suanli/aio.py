@@ -85,6 +85,15 @@ class AsyncClient:
         """Have jobs checked without submitting them; raises what ``submit_many`` would raise."""
         await self._submit(jobs, "", True)
 
+    async def explain(
+        self, options: Mapping[str, Any], change: jobs_pb2.JobChange | None = None
+    ) -> jobs_pb2.ExplainJobResponse:
+        """Say of a job that is not submitted when it would start, and why not at once. ``options`` as those of ``submit``."""
+        check_names(options)
+        spec = build_spec(*await self._with_folder(options, {}))
+        request = jobs_pb2.ExplainJobRequest(spec=spec, what_if=change)
+        return await self.connection.call(self.connection.jobs.ExplainJob, request, idempotent=True)
+
     async def _submit(
         self, jobs: Sequence[Mapping[str, Any]], request_id: str, check_only: bool
     ) -> jobs_pb2.SubmitJobsResponse:

@@ -120,6 +120,12 @@ class Client:
         """Have jobs checked without submitting them; raises what ``submit_many`` would raise."""
         self._loop.run(self._async.check(jobs))
 
+    def explain(
+        self, options: Mapping[str, Any], change: jobs_pb2.JobChange | None = None
+    ) -> jobs_pb2.ExplainJobResponse:
+        """Say of a job that is not submitted when it would start, and why not at once. ``options`` as those of ``submit``."""
+        return self._loop.run(self._async.explain(options, change))
+
     def submit_function(
         self,
         function: Callable[..., Any],
@@ -240,9 +246,13 @@ class Job:
         """Wait until it has ended, however, and return how. WaitTimeout after ``timeout`` seconds; the job goes on."""
         return self._loop.run(self._job.wait(timeout))
 
-    def why(self) -> jobs_pb2.ExplainJobResponse:
-        """Say why it waits: a sentence in ``message``, and pool by pool."""
-        return self._loop.run(self._job.why())
+    def why(self, **instead: Any) -> jobs_pb2.ExplainJobResponse:
+        """Say why it waits, when it will probably start and what would help: a sentence in ``message``, and data.
+
+        ``instead``: as if it asked for this instead, in the words of ``submit``: ``why(memory="8GiB", only_regions=[])``. Nothing is
+        changed.
+        """
+        return self._loop.run(self._job.why(**instead))
 
     def cancel(self, reason: str = "") -> bool:
         """Ask for it to be cancelled; False when it had ended already."""

@@ -13,6 +13,7 @@ from protos.suanli.v1 import jobs_pb2
 from suanli import functions, transfer
 from suanli.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
 from suanli.info import JobInfo, failure_of, info_of
+from suanli.spec import build_change
 from suanli.values import STREAMS, Lines, LogChunk, LogLine
 
 if TYPE_CHECKING:
@@ -40,10 +41,15 @@ class AsyncJob:
         """Wait until it has ended, however, and return how. WaitTimeout after ``timeout`` seconds; the job goes on."""
         return (await self._client.wait_all([self], timeout))[0]
 
-    async def why(self) -> jobs_pb2.ExplainJobResponse:
-        """Say why it waits: a sentence in ``message``, and pool by pool."""
+    async def why(self, **instead: Any) -> jobs_pb2.ExplainJobResponse:
+        """Say why it waits, when it will probably start and what would help: a sentence in ``message``, and data.
+
+        ``instead``: as if it asked for this instead, in the words of ``submit``: ``why(memory="8GiB", only_regions=[])``. Nothing is
+        changed.
+        """
         connection = self._client.connection
-        request = jobs_pb2.ExplainJobRequest(job_id=self.id)
+        what_if = build_change(instead) if instead else None
+        request = jobs_pb2.ExplainJobRequest(job_id=self.id, what_if=what_if)
         return await connection.call(connection.jobs.ExplainJob, request, idempotent=True)
 
     async def cancel(self, reason: str = "") -> bool:

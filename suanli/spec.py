@@ -58,6 +58,10 @@ class JobOptions(TypedDict, total=False):
     """In order of preference."""
     replicas: int
     """Processes that start together or not at all. Default 1."""
+    pack: str
+    """Where the replicas should stand together: "node", or the key of a node label, as in "rack". Default: anywhere."""
+    pack_required: bool
+    """Wait for such a place instead of being spread. Default: no."""
     regions: Sequence[str]
     """Preferred regions, the best first; others may be used."""
     only_regions: Sequence[str]
@@ -109,6 +113,20 @@ def build_spec(options: Mapping[str, Any], working_folder: str = "") -> jobs_pb2
         if value is not None and name in _SETTERS:
             _SETTERS[name](spec, value, name)
     return spec
+
+
+def build_change(options: Mapping[str, Any]) -> jobs_pb2.JobChange:
+    """What a job would ask for instead, for ``why``: cpus, memory, gpus, gpu_types, replicas, only_regions, pools, max_runtime, preemptible,
+    priority, pack and pack_required of ``JobOptions``; an empty list lifts a restriction. Raises InvalidArgument with a field."""
+    change = jobs_pb2.JobChange()
+    for name, value in options.items():
+        if name not in _CHANGERS:
+            raise InvalidArgument(
+                f"{name}: this cannot be asked for instead; there are {', '.join(_CHANGERS)}.", field=str(name)
+            )
+        if value is not None:
+            _CHANGERS[name](change, value, name)
+    return change
 
 
 def check_names(options: Mapping[str, Any]) -> None:
@@ -226,11 +244,11 @@ def _dependencies(condition: jobs_pb2.Dependency.Condition.ValueType) -> Callabl
     return set_them
 
 
-def _field(path: str, read: Callable[[Any, str], Any]) -> Callable[[jobs_pb2.JobSpec, Any, str], None]:
+def _field(path: str, read: Callable[[Any, str], Any]) -> Callable[[Any, Any, str], None]:
     *parents, last = path.split(".")
 
-    def set_it(spec: jobs_pb2.JobSpec, value: Any, name: str) -> None:
-        holder: Any = spec
+    def set_it(message: Any, value: Any, name: str) -> None:
+        holder = message
         for parent in parents:
             holder = getattr(holder, parent)
         setattr(holder, last, read(value, name))
@@ -267,6 +285,8 @@ _SETTERS: dict[str, Callable[[jobs_pb2.JobSpec, Any, str], None]] = {
     "gpus": _field("resources.gpu_milli", milli),
     "gpu_types": _many("accelerators"),
     "replicas": _field("replicas", _positive(_whole)),
+    "pack": _field("topology.level", _text),
+    "pack_required": _field("topology.required", _flag),
     "regions": _many("preferred_regions"),
     "only_regions": _many("required_regions"),
     "pools": _many("pools"),
@@ -287,4 +307,24 @@ _SETTERS: dict[str, Callable[[jobs_pb2.JobSpec, Any, str], None]] = {
     "grace_period": _field("grace_period_ms", milliseconds),
     "on_partition": _field("partition_policy", lambda value, name: _choice(value, name, _PARTITION)),
     "purpose": _field("purpose", _text),
+}
+
+
+def _names_of(path: str) -> Callable[[jobs_pb2.JobChange, Any, str], None]:
+    return lambda change, value, name: getattr(change, path).CopyFrom(jobs_pb2.NameList(names=_texts(value, name)))
+
+
+_CHANGERS: dict[str, Callable[[Any, Any, str], None]] = {
+    "cpus": _field("cpu_milli", _positive(milli)),
+    "memory": _field("memory_mib", _positive(mebibytes)),
+    "gpus": _field("gpu_milli", milli),
+    "gpu_types": _names_of("accelerators"),
+    "replicas": _field("replicas", _positive(_whole)),
+    "only_regions": _names_of("required_regions"),
+    "pools": _names_of("pools"),
+    "max_runtime": _field("max_runtime_ms", _positive(milliseconds)),
+    "preemptible": _field("preemptible", _flag),
+    "priority": _field("priority_class", lambda value, name: _choice(value, name, _PRIORITIES)),
+    "pack": _field("topology.level", _text),
+    "pack_required": _field("topology.required", _flag),
 }

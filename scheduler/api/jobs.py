@@ -14,9 +14,9 @@ from scheduler.api.blobs import Artifacts
 from scheduler.api.logs import LogBroker, LogPart, LogTarget, stored_chunks, stored_log
 from scheduler.api.paging import decode_number, encode_token, page_size, question
 from scheduler.api.permissions import Scope
-from scheduler.api.visibility import Caller, institution_scope, visible_jobs
+from scheduler.api.visibility import Caller, institution_scope, other_institution, visible_jobs
 from scheduler.catalog.catalogue import Algorithm, Catalogue
-from scheduler.domain.errors import FailedPrecondition, NotFound, PermissionDenied, Unavailable
+from scheduler.domain.errors import FailedPrecondition, NotFound, Unavailable
 from scheduler.domain.records import AttemptRecord, JobRecord
 from scheduler.domain.spec import JobSpec
 from scheduler.domain.states import TERMINAL, AttemptState
@@ -24,10 +24,10 @@ from scheduler.service.contract import Service, Submission
 from scheduler.service.ports import EventQuery, JobQuery
 from scheduler.wire import check
 from scheduler.wire.admin import resources_to_proto
+from scheduler.wire.explanation import explanation_to_proto
 from scheduler.wire.jobs import (
     attempt_to_proto,
     event_to_proto,
-    explanation_to_proto,
     job_to_proto,
     query_from_proto,
 )
@@ -194,9 +194,24 @@ class JobApi:
         return jobs_pb2.CancelJobsResponse(cancelling=cancelling, already_ended=ended)
 
     async def explain_job(self, request: jobs_pb2.ExplainJobRequest, caller: Caller) -> jobs_pb2.ExplainJobResponse:
-        """Why a job waits."""
-        await self._one(request.job_id, caller)
-        return explanation_to_proto(await self._service.explain(request.job_id))
+        """Why a job waits and when it will start; of one not submitted, too."""
+        if request.HasField("spec"):
+            return await self._explain_spec(request, caller)
+        record = await self._one(request.job_id, caller)
+        what_if = None
+        if request.HasField("what_if"):
+            what_if = self._codec.with_change(self._codec.decode(record.spec), request.what_if, field="what_if")
+        return explanation_to_proto(await self._service.explain(request.job_id, what_if))
+
+    async def _explain_spec(self, request: jobs_pb2.ExplainJobRequest, caller: Caller) -> jobs_pb2.ExplainJobResponse:
+        if request.job_id:
+            check.invalid("spec", "job_id is given, too; ask about one of them.")
+        spec = self._codec.read(request.spec, field="spec", institution=caller.institution)
+        if caller.scope is not Scope.ANY and spec.institution != caller.institution:
+            raise other_institution("spec.institution", caller.institution)
+        if request.HasField("what_if"):
+            spec = self._codec.with_change(spec, request.what_if, field="what_if")
+        return explanation_to_proto(await self._service.explain_spec(spec, caller.user))
 
     async def list_algorithms(
         self, request: jobs_pb2.ListAlgorithmsRequest, caller: Caller
@@ -311,12 +326,7 @@ def _has_begun(attempt: AttemptRecord) -> bool:
 def _check_institution(specs: Sequence[JobSpec], institution: str) -> None:
     for index, spec in enumerate(specs):
         if spec.institution != institution:
-            field = f"jobs[{index}].institution"
-            raise PermissionDenied(
-                f"{field}: your key is for institution {institution!r}; leave the field empty or name that one.",
-                reason="OTHER_INSTITUTION",
-                field=field,
-            )
+            raise other_institution(f"jobs[{index}].institution", institution)
 
 
 def _fingerprint(request: jobs_pb2.SubmitJobsRequest) -> bytes:

@@ -26,16 +26,21 @@ def job_not_found(job_id: str, field: str) -> NotFound:
     return NotFound(f"There is no job {job_id[:64]!r}; `suanli ps` lists yours.", reason="JOB_NOT_FOUND", field=field)
 
 
+def other_institution(field: str, institution: str) -> PermissionDenied:
+    """The answer to who names an institution that is not the key's."""
+    return PermissionDenied(
+        f"{field}: your key is for institution {institution!r}; leave the field empty or name that one.",
+        reason="OTHER_INSTITUTION",
+        field=field,
+    )
+
+
 def institution_scope(caller: Caller, asked: str, field: str) -> str:
     """The institution to read: the asked one, or the caller's own. Empty (all) only for a caller who may see all."""
     if caller.scope is Scope.ANY:
         return asked
     if asked and asked != caller.institution:
-        raise PermissionDenied(
-            f"{field}: your key is for institution {caller.institution!r}; leave the field empty or name that one.",
-            reason="OTHER_INSTITUTION",
-            field=field,
-        )
+        raise other_institution(field, caller.institution)
     return caller.institution
 
 

@@ -15,13 +15,18 @@ from scheduler.domain.spec import Shape
 from scheduler.planning import wording
 from scheduler.planning.fit import (
     accelerator_allowed,
+    data_regions,
     labels_match,
     pool_allowed,
     region_allowed,
     replicas_when_empty,
     site_of,
+    spot_allowed,
 )
+from scheduler.planning.policy import Policy
 from scheduler.planning.types import NodeView, PoolKey
+
+_NO_RULES = Policy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,8 @@ class UnknownPlace:
 class _Miss(NamedTuple):
     """How far a pool is from holding the job; the smallest is the nearest.
 
-    ``stage``: 0 the gang is too big, 1 a node is too small, 2 the selector matches none, 3 the accelerator does not.
+    ``stage``: 0 the gang is too big, or not together, 1 it would have to be preemptible, 2 a node is too small, 3 the selector matches
+    none, 4 the accelerator does not, 5 the data may not go there.
     """
 
     stage: int
@@ -55,9 +61,14 @@ class _Miss(NamedTuple):
     pool: PoolKey
 
 
-def could_ever_fit(pools: Mapping[PoolKey, Mapping[str, NodeView]], shape: Shape) -> Infeasible | UnknownPlace | None:
+def could_ever_fit(
+    pools: Mapping[PoolKey, Mapping[str, NodeView]],
+    shape: Shape,
+    policy: Policy = _NO_RULES,
+    preemptible: bool = True,
+) -> Infeasible | UnknownPlace | None:
     """None when the shape could run on some pool's nodes if these were empty (down and draining ones included), or when no node
-    is known at all in a job free to go anywhere; else why not."""
+    is known at all in a job free to go anywhere; else why not. ``policy`` says which pools are spot and where data may go."""
     unknown = _unknown_place(pools, shape)
     if unknown is not None:
         return unknown
@@ -66,6 +77,7 @@ def could_ever_fit(pools: Mapping[PoolKey, Mapping[str, NodeView]], shape: Shape
         if not pools[pool] or not region_allowed(pool.region, shape) or not pool_allowed(pool, shape):
             continue
         missed = _miss(pool, [pools[pool][node] for node in sorted(pools[pool])], shape)
+        missed = _barred(pool, shape, policy, preemptible) or missed
         if missed is None:
             return None
         misses.append(missed)
@@ -94,6 +106,20 @@ def _unknown_place(pools: Mapping[PoolKey, Mapping[str, NodeView]], shape: Shape
     return UnknownPlace(names, f"no node is known in {kind} {which}{where}; {known_words}")
 
 
+def _barred(pool: PoolKey, shape: Shape, policy: Policy, preemptible: bool) -> tuple[_Miss, Infeasible] | None:
+    """The rule, if any, that keeps the job out of the pool whatever its size."""
+    asked = f"no pool can hold {wording.replicas(shape.replicas, shape.request)}: the nearest is {pool}, "
+    regions = data_regions(shape, policy)
+    if regions is not None and pool.region not in regions:
+        why = f"but {wording.residency(pool.region, shape, policy)}"
+        return _Miss(5, 0, 0, Fraction(0), pool), Infeasible(pool, asked + why)
+    if not spot_allowed(pool, policy, preemptible):
+        return _Miss(1, 0, 0, Fraction(0), pool), Infeasible(
+            pool, f"{asked}a spot pool, which takes preemptible jobs only"
+        )
+    return None
+
+
 def _miss(pool: PoolKey, nodes: Sequence[NodeView], shape: Shape) -> tuple[_Miss, Infeasible] | None:
     """Why the pool cannot hold the job; None when it can."""
     asked = f"no pool can hold {wording.replicas(shape.replicas, shape.request)}: the nearest is {pool}, "
@@ -102,11 +128,11 @@ def _miss(pool: PoolKey, nodes: Sequence[NodeView], shape: Shape) -> tuple[_Miss
         types = sorted({node.accelerator for node in nodes if node.accelerator})
         has = f"whose accelerators are {wording.listing(types)}" if types else "which has no accelerators"
         wanted = f" but the job asks for {wording.listing(shape.accelerators, 'or')}" if shape.accelerators else ""
-        return _Miss(3, 0, 0, Fraction(0), pool), Infeasible(pool, asked + has + wanted)
+        return _Miss(4, 0, 0, Fraction(0), pool), Infeasible(pool, asked + has + wanted)
     selected = [node for node in fitting_type if labels_match(node, shape)]
     if not selected:
         labels = wording.listing([f"{key}={value}" for key, value in shape.node_selector])
-        return _Miss(2, 0, 0, Fraction(0), pool), Infeasible(
+        return _Miss(3, 0, 0, Fraction(0), pool), Infeasible(
             pool, f"{asked}none of whose nodes has the labels {labels}"
         )
     room: dict[object, int] = {}
@@ -114,12 +140,28 @@ def _miss(pool: PoolKey, nodes: Sequence[NodeView], shape: Shape) -> tuple[_Miss
         room[site_of(node)] = room.get(site_of(node), 0) + replicas_when_empty(shape.request, node)
     held = max(room.values())
     if held >= shape.replicas:
-        return None
+        return _apart(pool, selected, shape, asked)
     if held:
         short = shape.replicas - held
         message = f"{asked}which holds {held:,} of them at once"
         return _Miss(0, short, 0, Fraction(0), pool), Infeasible(pool, message)
     return _too_small(pool, selected, shape, asked)
+
+
+def _apart(pool: PoolKey, nodes: Sequence[NodeView], shape: Shape, asked: str) -> tuple[_Miss, Infeasible] | None:
+    """The pool holds the gang, but perhaps no single rack (zone, node) of it does, as the job requires."""
+    if not (shape.pack and shape.pack_required):
+        return None
+    room: dict[object, int] = {}
+    for node in nodes:
+        value = node.node_id if shape.pack == "node" else dict(node.labels).get(shape.pack)
+        domain = (site_of(node), ("", node.node_id) if value is None else value)
+        room[domain] = room.get(domain, 0) + replicas_when_empty(shape.request, node)
+    held = max(room.values())
+    if held >= shape.replicas:
+        return None
+    message = f"{asked}where no single {shape.pack} holds more than {held:,} of them"
+    return _Miss(0, shape.replicas - held, 0, Fraction(0), pool), Infeasible(pool, message)
 
 
 def _too_small(pool: PoolKey, nodes: Sequence[NodeView], shape: Shape, asked: str) -> tuple[_Miss, Infeasible]:
@@ -136,7 +178,7 @@ def _too_small(pool: PoolKey, nodes: Sequence[NodeView], shape: Shape, asked: st
     # Nothing lacks in sum only when the GPUs cannot be divided as asked, as 1500 milli-GPUs.
     largest = f"whose largest node has {wording.listing(offers)}" if offers else "whose GPUs cannot be divided so"
     message = asked + largest
-    return _Miss(1, 0, resources_short, relative, pool), Infeasible(pool, message, lacking)
+    return _Miss(2, 0, resources_short, relative, pool), Infeasible(pool, message, lacking)
 
 
 def lacks(request: Resources, room: Resources) -> dict[str, int]:

@@ -7,25 +7,19 @@ compare the two.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from scheduler.planning.compiled import compiled
+
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
-F = TypeVar("F")
 
 GPU = 1000
 NEVER = np.iinfo(np.int64).max
 MANY = 1 << 20
-
-
-def compiled(function: F) -> F:
-    """Compile at the first call, and keep the machine code beside the source where that may be written."""
-    made: Any = numba.njit(cache=True, nogil=True)(function)
-    return made  # type: ignore[no-any-return]
 
 
 @compiled

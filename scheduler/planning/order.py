@@ -110,7 +110,7 @@ class Forest:
             mark = (head.rank, head.job_no) if head else None
             if mark == before:
                 continue
-            if before is not None:
+            if before is not None and self.heads.get(before) == key:
                 del self.heads[before]
             if mark is not None:
                 self.heads[mark] = key

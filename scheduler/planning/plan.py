@@ -69,6 +69,7 @@ class Planner:
             self._use(policy)
             groups = None
         self._homes = homes
+        self.board.scorer.use(policy.score, snapshot.mix)
         self.board.begin(snapshot)
         if self.board.structure != self._structure:
             self._structure = self.board.structure

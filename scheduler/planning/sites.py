@@ -16,8 +16,10 @@ from scheduler.domain.spec import Shape
 from scheduler.planning import kernels
 from scheduler.planning.fit import SiteKey
 from scheduler.planning.kernels import Flags, Ints
+from scheduler.planning.mix import NodeKind
 from scheduler.planning.scoring import NO_FIT, Scorer
 from scheduler.planning.types import NodeView, RunningView
+from scheduler.planning.worth import Nodes
 
 RELEASE = ("end_ms", "launch_seq", "cpu_milli", "memory_mib", "gpu_milli", "on_each_gpu", "gpu_mask")
 """The columns of what a running attempt's replica will give back, as kept for each node in order of time."""
@@ -54,6 +56,10 @@ class Site:
         """Rises whenever ``log`` starts anew."""
         self.evicted = 0
         """Rises whenever a ranking is forgotten to bound their number."""
+        self.worth: Ints = np.zeros(size, np.int64)
+        self.stale: Flags = np.ones(size, np.bool_)
+        self.nodes = Nodes(np.zeros(size, np.int64), self.free, self.gpus, self.worth, self.stale, scorer.most)
+        self._nodes_version = -1
         self._picked: Ints = np.zeros(max(1, gpus), np.int64)
         self._full_gpus: Ints = np.zeros((size, gpus), np.int64)
         for number, view in enumerate(self.views):
@@ -87,6 +93,16 @@ class Site:
             self.log = np.concatenate([self.log, np.zeros_like(self.log)])
         self.log[self.changes] = number
         self.changes += 1
+        self.stale[number] = True
+
+    def scored_nodes(self) -> Nodes:
+        """The arrays as the scorer reads them."""
+        if self._nodes_version != self.scorer.version:
+            self._nodes_version = self.scorer.version
+            self.stale[:] = True
+            kind = np.full(len(self.ids), self.scorer.number_of(NodeKind(self.key.accelerator, self.key.has_gpus)))
+            self.nodes = Nodes(kind, self.free, self.gpus, self.worth, self.stale, self.scorer.most)
+        return self.nodes
 
     def _read(self, number: int, view: NodeView) -> None:
         self.views[number] = view
@@ -217,7 +233,7 @@ class Site:
         if not request.gpu_milli:
             return ()
         if request.gpu_milli < GPU_UNIT:
-            index = self.scorer.gpu_for(self, number, request)
+            index = self.scorer.gpu_for(self.gpus[number], request.gpu_milli)
             return None if index < 0 else (index,)
         if request.gpu_milli % GPU_UNIT:
             return None
@@ -249,36 +265,40 @@ class Ranking:
         self.request = shape.request
         self._selected = site.labelled(shape.node_selector)
         self.scores: Ints = np.full(len(site.ids), NO_FIT, np.int64)
+        self._gpus: Ints = np.zeros(len(site.ids), np.int64)
         self.best_score = NO_FIT
         """The score of the node ``best`` answered last."""
+        self._best = -1
         self._seen = -1
         self._era = -1
         self._version = -1
 
     def best(self) -> int:
         """The number of the best node, the first by id among equals; -1 when the request fits on none."""
-        if not len(self.scores):
-            return -1
-        self._catch_up()
-        number = int(self.scores.argmin())
-        self.best_score = int(self.scores[number])
-        return number if self.best_score < NO_FIT else -1
+        if self._catch_up():
+            number = int(self.scores.argmin())
+            self.best_score = int(self.scores[number])
+            self._best = number if self.best_score < NO_FIT else -1
+        return self._best
 
     def best_but(self, outside: Flags) -> int:
         """The best node outside of those flagged, which must exist."""
-        self._catch_up()
+        self.best()
         return int(np.where(outside, NO_FIT, self.scores).argmin())
 
-    def _catch_up(self) -> None:
+    def _catch_up(self) -> bool:
+        """Score what changed since the last look; False: nothing did."""
         site = self.site
         log = site.log
         if self._era == site.era and self._version == site.scorer.version:
             if self._seen == site.changes:
-                return
-            site.scorer.rescore(site, self.request, log[self._seen : site.changes], self.scores)
+                return False
+            numbers = log[self._seen : site.changes]
         else:
-            site.scorer.rescore(site, self.request, np.arange(len(self.scores), dtype=np.int64), self.scores)
+            numbers = np.arange(len(self.scores), dtype=np.int64)
             self._era, self._version = site.era, site.scorer.version
+        site.scorer.rescore(site.scored_nodes(), numbers, self.request, self.scores, self._gpus)
         self._seen = site.changes
         if self._selected is not None:
             self.scores[~self._selected] = NO_FIT
+        return True

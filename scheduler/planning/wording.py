@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from scheduler.domain.resources import GPU_UNIT, Resources
+from scheduler.domain.spec import Shape
+from scheduler.planning.policy import Policy
 
 RESOURCE_NAMES = ("cpu", "memory", "gpu")
 
@@ -56,12 +58,33 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def are(amounts_in_words: Sequence[str]) -> str:
+    """'is' for a single core or GPU or an amount of memory, 'are' for all else."""
+    alone = len(amounts_in_words) == 1 and not amounts_in_words[0].endswith(("cores", "GPUs"))
+    return "is" if alone else "are"
+
+
+def are_of(counted: str) -> str:
+    """'is' after '1 job', 'are' after '3 jobs'."""
+    return "is" if counted.startswith("1 ") else "are"
+
+
 def duration(ms: int) -> str:
     """'45 seconds', '3 minutes', '2 hours', '4 days': whole units, rounded down."""
     for unit, size in (("day", 86_400_000), ("hour", 3_600_000), ("minute", 60_000)):
         if ms >= size:
             return count(ms // size, unit)
     return count(max(0, ms) // 1000, "second")
+
+
+def residency(region: str, shape: Shape, policy: Policy) -> str:
+    """'data set census may be processed in region west only'; of those that may not be processed in ``region``."""
+    parts = []
+    for name in shape.data_sets:
+        data_set = policy.data_sets.get(name)
+        if data_set is not None and data_set.allowed_regions and region not in data_set.allowed_regions:
+            parts.append(f"data set {name} may be processed in region {listing(data_set.allowed_regions, 'or')} only")
+    return listing(parts)
 
 
 def replicas(number: int, request: Resources) -> str:

@@ -7,8 +7,9 @@ before it. All raise the errors of ``scheduler.domain.errors``; ``Unavailable`` 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from scheduler.domain.agent import AgentCommand, AgentMessage
@@ -19,6 +20,7 @@ from scheduler.domain.records import (
     InstitutionRecord,
     JobRecord,
     LedgerRecord,
+    PolicyRecord,
     ProjectRecord,
     QuotaRecord,
     RegionRecord,
@@ -26,7 +28,9 @@ from scheduler.domain.records import (
 )
 from scheduler.domain.resources import Resources
 from scheduler.domain.spec import JobSpec
-from scheduler.planning.types import Explanation, NodeView, PoolKey
+from scheduler.planning.explanation import Explanation
+from scheduler.planning.policy_text import PolicyText
+from scheduler.planning.types import GroupKey, NodeView, PendingJob, PoolKey
 from scheduler.service.ports import EventQuery, JobQuery, LedgerQuery, UsageSum
 
 
@@ -54,11 +58,17 @@ class Submitted(NamedTuple):
 
 
 class JobExplanation(NamedTuple):
-    """A job's state with why it waits; ``waiting_for`` are the ids of jobs it depends on that have not ended."""
+    """A job's state with why it waits.
 
-    job: JobRecord
+    ``job`` is None for one that was not submitted; ``waiting_for`` are the ids of jobs it depends on that have not ended; ``job_ids`` those of
+    the jobs, by number, that the explanation names; ``asked``: the place in the queue that it was explained as, for a forecast.
+    """
+
+    job: JobRecord | None
     explanation: Explanation
-    waiting_for: tuple[str, ...]
+    waiting_for: tuple[str, ...] = ()
+    job_ids: Mapping[int, str] = MappingProxyType({})
+    asked: tuple[GroupKey, PendingJob] | None = None
 
 
 class RegionStatus(NamedTuple):
@@ -97,6 +107,27 @@ class NodeStatus(NamedTuple):
     active_attempts: int
 
 
+@dataclass(frozen=True, slots=True)
+class PolicyDraft:
+    """A policy to put: the document as it was given, and what it says.
+
+    ``expected_version``: the version that it is meant to follow; 0 is any. ``validate_only``: change nothing.
+    """
+
+    document: str
+    text: PolicyText
+    comment: str = ""
+    expected_version: int = 0
+    validate_only: bool = False
+
+
+class PolicyPut(NamedTuple):
+    """The version that was put (number 0: only checked), and what in it is probably not meant."""
+
+    record: PolicyRecord
+    warnings: list[str]
+
+
 class Usage(NamedTuple):
     """Exact sums; ``running`` holds open allocations up to ``as_of_ms`` as if they ended then (empty unless asked)."""
 
@@ -116,6 +147,7 @@ class Gauges(NamedTuple):
     leader_epoch: int
     ledger_sequence: int
     event_sequence: int
+    policy_version: int = 0
 
 
 class AgentSession(Protocol):
@@ -157,8 +189,15 @@ class Service(Protocol):
         """A page, newest first."""
         ...
 
-    async def explain(self, job_id: str) -> JobExplanation:
-        """Why it waits."""
+    async def explain(self, job_id: str, what_if: JobSpec | None = None) -> JobExplanation:
+        """Why it waits and when it will probably start; with ``what_if``, why and when if this were its specification.
+
+        ``FailedPrecondition`` (NOT_WAITING) when it has started or ended and ``what_if`` is given.
+        """
+        ...
+
+    async def explain_spec(self, spec: JobSpec, user: str) -> JobExplanation:
+        """The same of a job that has not been submitted, as if its dependencies had ended. Raises what ``submit`` would."""
         ...
 
     def watch(self, query: EventQuery) -> AsyncIterator[tuple[list[EventRecord], int]]:
@@ -226,6 +265,19 @@ class Service(Protocol):
 
     async def list_quotas(self, institution: str) -> list[QuotaStatus]:
         """Of one institution or (empty) of all."""
+        ...
+
+    async def get_policy(self, version: int) -> PolicyRecord:
+        """A version of the policy; 0 is the one in force, whose version is 0 when none was ever put. ``NotFound``."""
+        ...
+
+    async def put_policy(self, draft: PolicyDraft, actor: str) -> PolicyPut:
+        """A new version, in force from the next round on. ``FailedPrecondition`` (POLICY_CHANGED) when
+        ``expected_version`` is not the newest."""
+        ...
+
+    async def list_policies(self, before_version: int, limit: int) -> list[PolicyRecord]:
+        """Versions below ``before_version`` (0: from the newest), newest first, without their texts."""
         ...
 
     async def create_enrolment_token(self, region: str, ttl_ms: int, actor: str) -> tuple[str, int]:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from scheduler.domain.errors import NotFound, SuanliError, Unavailable
+from scheduler.domain.errors import FailedPrecondition, NotFound, SuanliError, Unavailable
 from scheduler.domain.records import (
     AttemptRecord,
     EventRecord,
@@ -19,13 +19,16 @@ from scheduler.domain.records import (
     LedgerRecord,
     RequestRecord,
 )
+from scheduler.domain.spec import JobSpec
 from scheduler.domain.states import TERMINAL, JobState
+from scheduler.planning.explanation import Explanation
 from scheduler.planning.policy import Policy
-from scheduler.planning.types import Explanation
 from scheduler.service.administration import Administration
 from scheduler.service.committing import Committer
 from scheduler.service.contract import JobExplanation, Submission, Submitted, Usage
 from scheduler.service.engine import Engine
+from scheduler.service.explaining import with_forecast
+from scheduler.service.model import Job
 from scheduler.service.observe import Observer
 from scheduler.service.ports import (
     Clock,
@@ -50,6 +53,8 @@ TICK_S = 1.0
 LEADER_TTL_MS = 15_000
 STOP_S = 10.0
 MAX_ATTEMPTS_SHOWN = 100
+FORECAST_SECONDS = 1.0
+"""A forecast may go on for so long before it extrapolates."""
 
 
 class ControlPlane(Administration):
@@ -74,6 +79,7 @@ class ControlPlane(Administration):
         self._tasks: list[asyncio.Task[None]] = []
         self._leader = False
         self._leads_until_s = 0.0
+        self._forecasting = asyncio.Lock()
         self.failure: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         """Set when this process can no longer lead; it must end then, and start anew."""
 
@@ -301,19 +307,51 @@ class ControlPlane(Administration):
         """See ``Service.list_jobs``."""
         return await self._settled(lambda: self._store.list_jobs(query))
 
-    async def explain(self, job_id: str) -> JobExplanation:
+    async def explain(self, job_id: str, what_if: JobSpec | None = None) -> JobExplanation:
         """See ``Service.explain``."""
         self._require_leader()
-        explained = self.engine.explain(job_id)
-        if explained is not None:
-            await self._committer.durable()
-            return explained
+        engine = self.engine
+        job = engine.state.jobs.get(job_id)
+        if job is not None:
+            if what_if is None:
+                explained = engine.explainer.explain(engine.policy, job)
+            else:
+                explained = engine.explainer.explain_changed(engine.policy, job, what_if)
+            return await self._with_forecast(explained, what_if is not None, job)
         record = (await self.get_jobs([job_id]))[0]
+        if what_if is not None:
+            raise FailedPrecondition(
+                f"{job_id} does not wait, or is a task of an array that was not started; ask of the array instead.",
+                reason="NOT_WAITING",
+                field="what_if",
+            )
         if record.array_id and record.state not in TERMINAL:
             of_array = await self.explain(record.array_id)
             return JobExplanation(record, of_array.explanation, of_array.waiting_for)
         text = f"It is not waiting: it ended {JobState(record.state).name}."
         return JobExplanation(record, Explanation("NONE", text), ())
+
+    async def explain_spec(self, spec: JobSpec, user: str) -> JobExplanation:
+        """See ``Service.explain_spec``."""
+        try:
+            await self.submit(Submission(user, [spec], validate_only=True))
+        except SuanliError as error:
+            error.field = error.field.replace("jobs[0]", "spec", 1)
+            raise
+        engine = self.engine
+        return await self._with_forecast(engine.explainer.explain_spec(engine.policy, spec, user), True, None)
+
+    async def _with_forecast(self, explained: JobExplanation, what_if: bool, job: Job | None) -> JobExplanation:
+        """Replay in another thread, one replay at a time and for no longer than a second."""
+        engine = self.engine
+        forecast = engine.explainer.forecast(engine.policy, explained, what_if, job if what_if else None)
+        await self._committer.durable()
+        if forecast is None:
+            return explained
+        loop = asyncio.get_running_loop()
+        async with self._forecasting:
+            deadline = loop.time() + FORECAST_SECONDS
+            return await self._read(lambda: with_forecast(explained, forecast, lambda: loop.time() < deadline))
 
     async def watch(self, query: EventQuery) -> AsyncIterator[tuple[list[EventRecord], int]]:
         """See ``Service.watch``."""

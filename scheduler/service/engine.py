@@ -16,12 +16,12 @@ from scheduler.planning.policy import Policy
 from scheduler.service import agents, explaining, loading, rounds, submitting
 from scheduler.service.contract import JobExplanation, Submission
 from scheduler.service.observe import Observer
-from scheduler.service.ports import Clock, IdSource, SpecCodec, StoredState
+from scheduler.service.ports import Clock, IdSource, RuntimePredictor, SpecCodec, StoredState
 from scheduler.service.state import Settings, State, Turn
 
 
 class Engine:
-    """One leader's memory and its use cases."""
+    """One leader's memory and its use cases. ``policy`` is in force until one is put (``policies.put_policy``)."""
 
     def __init__(
         self,
@@ -31,10 +31,16 @@ class Engine:
         policy: Policy,
         settings: Settings,
         observer: Observer | None = None,
+        predictor: RuntimePredictor | None = None,
     ) -> None:
-        self.state = State(clock, ids, codec, settings, observer)
-        self.policy = policy
+        self.state = State(clock, ids, codec, policy, settings, observer, predictor)
+        self.explainer = explaining.Explainer(self.state, self.state.planner)
         self._last_session = 0
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force: the newest one stored, else the one this engine was made with."""
+        return self.state.policy
 
     def rebuild(self, stored: StoredState, epoch: int) -> None:
         """Take over what the store holds, as the leader of ``epoch``."""
@@ -48,7 +54,7 @@ class Engine:
 
     def submit(self, submission: Submission, ended: Mapping[str, JobRecord]) -> list[str]:
         """Accept all jobs or none."""
-        return submitting.submit(self.state, submission, ended)
+        return submitting.submit(self.state, self.policy, submission, ended)
 
     def cancel(self, job_ids: Sequence[str], user: str, reason: str) -> list[str]:
         """Ask for cancellation; returns those that had not ended."""
@@ -57,7 +63,7 @@ class Engine:
     def explain(self, job_id: str) -> JobExplanation | None:
         """Why a job waits; None when memory does not know it (it has ended, or never was)."""
         job = self.state.jobs.get(job_id)
-        return explaining.explain(self.state, self.policy, job) if job else None
+        return self.explainer.explain(self.policy, job) if job else None
 
     # --- agents -----------------------------------------------------------------------------------------------------
 
@@ -90,6 +96,10 @@ class Engine:
             if job is not None and job.state is JobState.HELD and job.failures == failures:
                 state.set_state(job, JobState.QUEUED)
         agents.check_silence(state)
+        state.holdings.refresh(now)
+        state.drop_old_claims()
+        if state.queue.size_total and now - state.last_round_ms >= state.settings.max_round_gap_ms:
+            state.round_needed = True
 
     @property
     def next_timer_ms(self) -> int | None:
@@ -98,7 +108,7 @@ class Engine:
 
     def round(self) -> int:
         """Plan and apply once, if anything has happened that may let a job start; returns how many were started."""
-        return rounds.run_round(self.state, self.policy) if self.state.round_needed else 0
+        return rounds.run_round(self.state) if self.state.round_needed else 0
 
     def take_turn(self) -> Turn:
         """What has to be made durable, and what to say then."""

@@ -1,45 +1,168 @@
-"""Why a job waits, in words and in data."""
+"""Why a job waits and when it will probably start, in words and in data."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
+from scheduler.domain.errors import FailedPrecondition
+from scheduler.domain.spec import JobSpec
 from scheduler.domain.states import ACTIVE, PENDING, JobState
-from scheduler.planning.explain import explain as explain_place
+from scheduler.planning.explain import explain, explain_instead
+from scheduler.planning.explanation import Blocker, ExpectedStart, Explanation, Remedy
+from scheduler.planning.forecast import Forecast
+from scheduler.planning.frozen import freeze
+from scheduler.planning.plan import Planner
 from scheduler.planning.policy import Policy
-from scheduler.planning.types import Explanation
+from scheduler.planning.rank import rank_of
+from scheduler.planning.types import GroupKey, PendingJob
+from scheduler.planning.what_if import ChangedQueue
 from scheduler.service.contract import JobExplanation
 from scheduler.service.model import Job
 from scheduler.service.queue import pending
 from scheduler.service.state import State
 from scheduler.service.submitting import sentence
 
+FORECAST_KEPT_MS = 5_000
+"""For so long one forecast answers for all jobs, whatever happens: what it says moves no faster."""
 
-def explain(state: State, policy: Policy, job: Job) -> JobExplanation:
-    """Explain a job that has not ended."""
-    record = job.record()
-    if job.state is JobState.HELD:
-        waiting = tuple(sorted(job.waits_for or ()))
-        code = "BACKOFF" if job.reason == "BACKOFF" else "DEPENDENCY"
-        message = job.message
-        if code == "DEPENDENCY":
-            message = f"Waits for {len(waiting)} other job{'s' if len(waiting) != 1 else ''}: {', '.join(waiting[:5])}"
-            message += ", …" if len(waiting) > 5 else "."
-        return JobExplanation(record, Explanation(code, message), waiting)
-    if job.array_size and job.state not in PENDING and job not in state.queue:
-        return JobExplanation(record, _array(job), ())
-    if job.state in ACTIVE and not job.array_size:
-        where = f"{job.region}/{job.pool}"
-        verb = "is starting" if job.state is JobState.STARTING else "runs"
-        text = f"It is not waiting: attempt {job.attempt} {verb} in {where}."
-        if job.cancel_requested:
-            text = f"It is being stopped: attempt {job.attempt} in {where} has been told to end."
-        return JobExplanation(record, Explanation("NONE", text), ())
-    if job not in state.queue:
-        return JobExplanation(record, _array(job), ())
+
+class Explainer:
+    """Explains the jobs of a state with its planner, which it leaves as it was."""
+
+    def __init__(self, state: State, planner: Planner) -> None:
+        self._state, self._planner = state, planner
+        self._forecast: tuple[Forecast, Policy] | None = None
+
+    def explain(self, policy: Policy, job: Job) -> JobExplanation:
+        """Explain a job that has not ended."""
+        record = job.record()
+        if job.state is JobState.HELD:
+            waiting = tuple(sorted(job.waits_for or ()))
+            return JobExplanation(record, _held(job, waiting), waiting)
+        if job not in self._state.queue:
+            return JobExplanation(record, _active(job) if job.state in ACTIVE and not job.array_size else _array(job))
+        asked = (job.group, pending(job))
+        told = explain(self._planner, self._state.snapshot(), policy, self._state.now(), asked)
+        return JobExplanation(record, _in_sentences(told), job_ids=self._names(told, job.spec.institution), asked=asked)
+
+    def explain_changed(self, policy: Policy, job: Job, spec: JobSpec) -> JobExplanation:
+        """Explain a job that waits as it would be with another specification, as if nothing held it back from the queue."""
+        if job.state not in PENDING and job not in self._state.queue:
+            raise FailedPrecondition(
+                f"{job.job_id} does not wait any more, so nothing can be asked for instead.",
+                reason="NOT_WAITING",
+                field="what_if",
+            )
+        gone = (job.group, job.job_no) if job in self._state.queue else None
+        return self._supposed(policy, replace(job, spec=spec), gone)._replace(job=job.record())
+
+    def explain_spec(self, policy: Policy, spec: JobSpec, user: str) -> JobExplanation:
+        """Explain a job that was not submitted; its tenants must be known."""
+        state = self._state
+        live_tasks: dict[int, Job] | None = {} if spec.array_size else None
+        job = Job(
+            state.counters.job_no + 1,
+            "",
+            spec,
+            user,
+            JobState.QUEUED,
+            state.now(),
+            array_size=spec.array_size,
+            live_tasks=live_tasks,
+        )
+        return self._supposed(policy, job, None)
+
+    def _supposed(self, policy: Policy, job: Job, gone: tuple[GroupKey, int] | None) -> JobExplanation:
+        state = self._state
+        asked = (job.group, _place(policy, job))
+        told = explain_instead(self._planner, state.snapshot(), policy, state.now(), asked, gone)
+        return JobExplanation(None, _in_sentences(told), job_ids=self._names(told, job.spec.institution), asked=asked)
+
+    def _names(self, told: Explanation, institution: str) -> dict[int, str]:
+        """The ids of the jobs that are named, as far as the job's institution may know of them."""
+        numbers = [blocker.numbers["for_job_no"] for blocker in told.blockers if "for_job_no" in blocker.numbers]
+        jobs = (self._state.jobs_by_no.get(number) for number in numbers)
+        return {job.job_no: job.job_id for job in jobs if job is not None and job.spec.institution == institution}
+
+    # --- when ---------------------------------------------------------------------------------------------------------
+
+    def forecast(self, policy: Policy, explained: JobExplanation, what_if: bool, gone: Job | None) -> Forecast | None:
+        """What can say when a job that was explained will start, from a copy of the state; None when no replay is needed.
+
+        ``gone``: the queued job in whose place it was explained. Its work may be done in another thread, for one job at a time.
+        """
+        asked = explained.asked
+        if asked is None or explained.explanation.expected.basis in ("PLAN", "PREEMPTION"):
+            return None
+        state = self._state
+        now_ms = state.now()
+        if what_if:
+            away = (gone.group, gone.job_no) if gone is not None and gone in state.queue else None
+            snapshot = state.snapshot()
+            snapshot = replace(snapshot, queue=ChangedQueue(snapshot.queue, away, asked))
+            return Forecast(freeze(snapshot, asked), policy, now_ms)
+        if self._forecast is not None:
+            kept, under = self._forecast
+            fresh = now_ms - kept.now_ms <= FORECAST_KEPT_MS and under is policy
+            if fresh and kept.knows(*asked):
+                return kept
+        made = Forecast(freeze(state.snapshot(), asked), policy, now_ms)
+        self._forecast = (made, policy)
+        return made
+
+
+def _place(policy: Policy, job: Job) -> PendingJob:
+    """The place in the queue of a job that does not stand there as it is; its rank by the formula."""
+    spec = job.spec
     place = pending(job)
-    explained = explain_place(state.snapshot(), policy, state.now(), (job.group, place))
-    return JobExplanation(record, replace(explained, message=sentence(explained.message)), ())
+    expected_ms = min(place.expected_ms or spec.max_runtime_ms, spec.max_runtime_ms)
+    rank = rank_of(policy.order, job.submit_ms, spec.priority, spec.shape.total, expected_ms)
+    return place._replace(rank=rank, expected_ms=expected_ms)
+
+
+def with_forecast(explained: JobExplanation, forecast: Forecast, go_on: Callable[[], bool]) -> JobExplanation:
+    """The explanation with the start that the forecast expects."""
+    assert explained.asked is not None
+    told = explained.explanation
+    expected = forecast.expected_start(*explained.asked, told, go_on)
+    return explained._replace(explanation=replace(told, expected=expected))
+
+
+def _in_sentences(told: Explanation) -> Explanation:
+    """The planner's words as sentences."""
+    return replace(
+        told,
+        message=sentence(told.message),
+        blockers=tuple(replace(each, message=sentence(each.message)) for each in told.blockers),
+        remedies=tuple(_remedy(each) for each in told.remedies),
+    )
+
+
+def _remedy(remedy: Remedy) -> Remedy:
+    return replace(remedy, message=sentence(remedy.message))
+
+
+def blocked(code: str, message: str, **numbers: int) -> Explanation:
+    """What keeps a job from the queue, which is not planning's business."""
+    expected = ExpectedStart(message="no estimate before it stands in the queue")
+    return Explanation(code, message, blockers=(Blocker(code, message, numbers),), expected=expected)
+
+
+def _held(job: Job, waiting: tuple[str, ...]) -> Explanation:
+    if job.reason == "BACKOFF":
+        return blocked("BACKOFF", job.message, eligible_ms=job.eligible_ms)
+    message = f"Waits for {len(waiting)} other job{'s' if len(waiting) != 1 else ''}: {', '.join(waiting[:5])}"
+    return blocked("DEPENDENCY", message + (", …" if len(waiting) > 5 else "."), jobs=len(waiting))
+
+
+def _active(job: Job) -> Explanation:
+    where = f"{job.region}/{job.pool}"
+    verb = "is starting" if job.state is JobState.STARTING else "runs"
+    text = f"It is not waiting: attempt {job.attempt} {verb} in {where}."
+    if job.cancel_requested:
+        text = f"It is being stopped: attempt {job.attempt} in {where} has been told to end."
+    return Explanation("NONE", text)
 
 
 def _array(job: Job) -> Explanation:
@@ -47,5 +170,5 @@ def _array(job: Job) -> Explanation:
     if job.array_next < job.array_size:
         limit = job.spec.array_max_parallel
         text = f"{live} tasks hold places, the array's own limit of {limit}; the next starts when one of them ends."
-        return Explanation("ARRAY_LIMIT", text)
+        return blocked("ARRAY_LIMIT", text, live_tasks=live, limit=limit)
     return Explanation("NONE", f"All tasks have been started; {live} have not ended.")

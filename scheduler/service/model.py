@@ -15,12 +15,15 @@ from scheduler.domain.records import (
 from scheduler.domain.resources import GPU_UNIT, ZERO, Resources
 from scheduler.domain.spec import JobSpec, Shape
 from scheduler.domain.states import AttemptOutcome, AttemptState, JobState
-from scheduler.planning.types import UNLIMITED, GroupKey, NodeView, PoolKey, TenantView
+from scheduler.planning.types import UNLIMITED, GroupKey, NodeView, PoolKey, RunningView
+from scheduler.planning.usage import NEVER_HELD, Average
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class Job:
     """A job, array or task that has not ended. Fields as in ``JobRecord``; a task shares its array's spec.
+
+    ``rank`` and ``expected_ms`` are given when it is queued (``PendingJob``).
 
     ``live_tasks`` (by number, the tasks that were started and have not ended) is kept for arrays, ``waits_for`` (ids) for
     held jobs, ``live`` (the attempt) for active ones; they are derived, not stored.
@@ -55,10 +58,26 @@ class Job:
     array_failed: int = 0
     array_cancelled: int = 0
     sequence: int = 0
+    done_ms: int = 0
+    rank: int = 0
+    expected_ms: int = 0
     array: Job | None = None
     live: Attempt | None = None
     live_tasks: dict[int, Job] | None = None
     waits_for: set[str] | None = None
+
+    def __lt__(self, other: Job) -> bool:
+        """Whether it stands before another in a line: by rank and number, a task by its array's number.
+
+        A task that is tried again goes before those of its array that were never started: there may be a million of them.
+        """
+        if self.rank != other.rank:
+            return self.rank < other.rank
+        return self._place < other._place
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        return (self.job_no, self.array_size) if self.array is None else (self.array.job_no, self.array_index)
 
     def __repr__(self) -> str:
         return f"<Job {self.job_id} {self.state.name} {self.reason} attempt {self.attempt}>"
@@ -123,6 +142,7 @@ class Job:
             self.array_failed,
             self.array_cancelled,
             self.sequence,
+            self.done_ms,
         )
 
     @staticmethod
@@ -158,13 +178,18 @@ class Job:
             array_failed=record.array_failed,
             array_cancelled=record.array_cancelled,
             sequence=record.sequence,
+            done_ms=record.done_ms,
             live_tasks={} if record.array_size else None,
         )
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class Attempt:
-    """An attempt that holds an allocation. ``told_ms``: when its launch or stop was last sent (0: not in this session)."""
+    """An attempt that holds an allocation. ``told_ms``: when its launch or stop was last sent (0: not in this session).
+
+    When a stop was ordered, ``stop_grace_ms`` is the notice given, ``stopped_by_ms`` when it will have taken effect, and ``for_job_no``
+    the waiting job it was ordered for (0: none). They are not stored: after a restart the job's own grace counts, from then on.
+    """
 
     job: Job
     number: int
@@ -186,7 +211,11 @@ class Attempt:
     peak_memory_mib: int = 0
     stop_outcome: AttemptOutcome | None = None
     logs: str = ""
+    saved_ms: int = 0
     told_ms: int = 0
+    stop_grace_ms: int = 0
+    stopped_by_ms: int = 0
+    for_job_no: int = 0
 
     def __repr__(self) -> str:
         return f"<Attempt {self.job.job_id}/{self.number} {self.state.name} in {self.region}>"
@@ -195,6 +224,28 @@ class Attempt:
     def ref(self) -> AttemptRef:
         """Its exact name."""
         return AttemptRef(self.job.job_id, self.number, self.lease_epoch)
+
+    @property
+    def view(self) -> RunningView:
+        """The immutable view for planning."""
+        job, spec = self.job, self.job.spec
+        start_ms = self.start_ms or self.grant_ms
+        return RunningView(
+            self.launch_seq,
+            job.job_no,
+            job.group,
+            spec.name,
+            self.region,
+            self.pool,
+            self.accelerator,
+            self.replicas,
+            start_ms,
+            start_ms + spec.max_runtime_ms,
+            max(start_ms, self.saved_ms),
+            spec.grace_ms,
+            self.stopped_by_ms,
+            self.for_job_no,
+        )
 
     def record(self) -> AttemptRecord:
         """The row to store."""
@@ -229,6 +280,7 @@ class Attempt:
             self.peak_memory_mib,
             int(self.stop_outcome or 0),
             self.logs,
+            self.saved_ms,
         )
 
     @staticmethod
@@ -247,6 +299,8 @@ class Attempt:
             state=AttemptState(record.state),
             start_ms=record.start_ms,
             stop_outcome=AttemptOutcome(record.stop_outcome) if record.stop_outcome else None,
+            saved_ms=record.saved_ms,
+            stop_grace_ms=job.spec.grace_ms,
         )
 
 
@@ -392,7 +446,10 @@ class Region:
 
 @dataclass(slots=True, eq=False)
 class Tenant:
-    """What an institution or project holds now, against its weight and quota. ``live_jobs`` counts arrays by task."""
+    """What an institution, a project or a user holds now, against its weight and quota, and what it held on average.
+
+    ``live_jobs`` counts arrays by task, and is not kept for users.
+    """
 
     weight: int
     home_region: str = ""
@@ -400,8 +457,4 @@ class Tenant:
     quota: Resources = UNLIMITED
     max_live_jobs: int = -1
     live_jobs: int = 0
-
-    @property
-    def view(self) -> TenantView:
-        """The immutable view for planning."""
-        return TenantView(self.weight, self.in_use, self.quota, self.home_region)
+    average: Average = NEVER_HELD

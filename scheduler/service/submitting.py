@@ -18,6 +18,7 @@ from scheduler.domain.resources import Resources
 from scheduler.domain.spec import Dependency, DependencyCondition, JobSpec
 from scheduler.domain.states import TERMINAL, AttemptOutcome, JobState
 from scheduler.planning.feasible import Infeasible, UnknownPlace, could_ever_fit
+from scheduler.planning.policy import Policy
 from scheduler.service.contract import Submission
 from scheduler.service.ending import drop_unstarted, end_array_if_done, job_ended
 from scheduler.service.model import Job
@@ -42,21 +43,24 @@ def check_same_request(record: RequestRecord, submission: Submission) -> None:
         )
 
 
-def submit(state: State, submission: Submission, ended: Mapping[str, JobRecord]) -> list[str]:
+def submit(state: State, policy: Policy, submission: Submission, ended: Mapping[str, JobRecord]) -> list[str]:
     """Accept all jobs of a submission, or none. ``ended`` holds the ended jobs among its dependencies.
 
     Raises ``InvalidArgument``, ``NotFound``, ``FailedPrecondition`` or ``ResourceExhausted`` naming the field.
     """
     specs = submission.specs
     _check_cycles(specs)
+    if state.feasible_under is not policy:
+        state.feasible.clear()
+        state.feasible_under = policy
     room: dict[tuple[str, str], int] = {}
     for index, spec in enumerate(specs):
         field = f"jobs[{index}]"
         _check_tenant(state, spec, field)
         _check_room(state, spec, field, room)
-        if spec.shape not in state.feasible:
-            _check_shape(state, spec, field)
-            state.remember_feasible(spec.shape)
+        if (spec.shape, spec.preemptible) not in state.feasible:
+            _check_shape(state, policy, spec, field)
+            state.remember_feasible(spec.shape, spec.preemptible)
         for number, dependency in enumerate(spec.dependencies):
             _check_dependency(state, spec, dependency, ended, f"{field}.dependencies[{number}]")
     if submission.validate_only:
@@ -189,7 +193,7 @@ def _words(amount: Resources) -> str:
     return ", ".join(parts)
 
 
-def _check_shape(state: State, spec: JobSpec, field: str) -> None:
+def _check_shape(state: State, policy: Policy, spec: JobSpec, field: str) -> None:
     """Refuse what no pool can ever hold. Nothing is refused before any node of the wanted regions is known."""
     for name in ("required_regions", "preferred_regions"):
         for number, region in enumerate(getattr(spec.shape, name)):
@@ -200,7 +204,7 @@ def _check_shape(state: State, spec: JobSpec, field: str) -> None:
                     reason="REGION_NOT_FOUND",
                     field=f"{field}.{name}[{number}]",
                 )
-    found = could_ever_fit(state.pools, spec.shape)
+    found = could_ever_fit(state.pools, spec.shape, policy, spec.preemptible)
     if isinstance(found, Infeasible):
         raise FailedPrecondition(
             sentence(found.message),
@@ -313,12 +317,22 @@ def _stop(state: State, job: Job, message: str) -> None:
     stop_attempt(state, job, AttemptOutcome.CANCELLED, message)
 
 
-def stop_attempt(state: State, job: Job, outcome: AttemptOutcome, message: str) -> None:
-    """Order the job's live attempt to be stopped. A cancellation overrides an earlier order, never the other way."""
+def stop_attempt(
+    state: State, job: Job, outcome: AttemptOutcome, message: str, grace_ms: int = -1, for_job_no: int = 0
+) -> None:
+    """Order the job's live attempt to be stopped. A cancellation overrides an earlier order, never the other way.
+
+    ``grace_ms`` is the notice given, the job's own when it is negative; ``for_job_no`` the waiting job it is stopped for.
+    """
     attempt = job.live
     if attempt is None or attempt.stop_outcome in (outcome, AttemptOutcome.CANCELLED):
         return
     attempt.stop_outcome = outcome
-    state.touch_attempt(attempt)
     attempt.told_ms = state.now()
-    state.send(state.regions[attempt.region], Stop(attempt.ref, job.spec.grace_ms, outcome, message))
+    attempt.stop_grace_ms = grace_ms if grace_ms >= 0 else job.spec.grace_ms
+    attempt.stopped_by_ms = attempt.told_ms + attempt.stop_grace_ms
+    # What a cancellation of the victim frees is still for the job that was to have it.
+    attempt.for_job_no = for_job_no or attempt.for_job_no
+    state.touch_attempt(attempt)
+    state.show_running(attempt)
+    state.send(state.regions[attempt.region], Stop(attempt.ref, attempt.stop_grace_ms, outcome, message))

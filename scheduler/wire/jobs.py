@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from protos.suanli.v1 import jobs_pb2
 from scheduler.domain.records import AttemptRecord, EventRecord, JobRecord
 from scheduler.domain.states import JobState
-from scheduler.service.contract import JobExplanation
 from scheduler.service.ports import JobQuery
 from scheduler.wire import check
 from scheduler.wire.spec import SpecCodec
@@ -108,31 +107,6 @@ def event_to_proto(record: EventRecord) -> jobs_pb2.JobEvent:
         pool=record.pool,
         reason=record.reason,
         message=record.message,
-    )
-
-
-def explanation_to_proto(explained: JobExplanation) -> jobs_pb2.ExplainJobResponse:
-    """Why a job waits."""
-    explanation = explained.explanation
-    return jobs_pb2.ExplainJobResponse(
-        job_id=explained.job.job_id,
-        state=explained.job.state,  # type: ignore[arg-type]
-        code=explanation.code,
-        message=explanation.message,
-        position=explanation.position,
-        pools=[
-            jobs_pb2.PoolExplanation(
-                pool=str(reason.pool),
-                code=reason.code,
-                message=reason.message,
-                nodes_total=reason.nodes_total,
-                nodes_fit_now=reason.nodes_fit_now,
-                nodes_fit_empty=reason.nodes_fit_empty,
-                nodes_lacking=dict(reason.nodes_lacking),
-            )
-            for reason in explanation.pools
-        ],
-        waiting_for=explained.waiting_for,
     )
 
 

@@ -101,6 +101,13 @@ class SpecCodec:
                 message.job_id = dependency.job_id
         return self._intern(stored)
 
+    def with_change(self, spec: JobSpec, change: jobs_pb2.JobChange, *, field: str) -> JobSpec:
+        """The same specification with what a ``JobChange`` asks for instead; ``InvalidArgument`` names paths below ``field``."""
+        stored = stored_pb2.StoredSpec()
+        stored.CopyFrom(self._lookup(spec.encoded)[1])
+        apply_change(stored.spec, change, field)
+        return self._intern(stored)
+
     def _intern(self, stored: stored_pb2.StoredSpec) -> JobSpec:
         encoded = stored.SerializeToString(deterministic=True)
         found = self._decoded.get(encoded)
@@ -148,6 +155,7 @@ def _complete(stored: stored_pb2.StoredSpec, algorithms: Algorithms, field: str,
         spec.name = derived_name(spec)
     _complete_resources(spec, algorithm, field)
     _check_places(spec, field)
+    _check_topology(spec.topology, f"{field}.topology")
     _check_surroundings(spec, field)
     _complete_policy(spec, algorithm, field)
     _complete_order(spec, field)
@@ -163,16 +171,17 @@ def _complete_resources(spec: jobs_pb2.JobSpec, algorithm: ResolvedAlgorithm | N
     asked.memory_mib = integer(asked.memory_mib or default.memory_mib, 1, MAX_MEMORY_MIB, f"{path}.memory_mib", "MiB")
     gpu = asked.gpu_milli or default.gpu_milli
     if gpu:
-        integer(gpu, 0, MAX_GPU_MILLI, f"{path}.gpu_milli", "milli-GPUs (1000 = one GPU)")
-        if gpu > GPU_UNIT and gpu % GPU_UNIT:
-            invalid(
-                f"{path}.gpu_milli",
-                f"{gpu} is neither a share of one GPU nor whole GPUs; give 1 to 999, or a multiple of 1,000.",
-            )
-        asked.gpu_milli = gpu
+        asked.gpu_milli = _gpu_milli(gpu, f"{path}.gpu_milli")
     spec.replicas = integer(
         spec.replicas or (algorithm.replicas if algorithm else 1), 1, MAX_REPLICAS, f"{field}.replicas", "replicas"
     )
+
+
+def _gpu_milli(value: int, field: str) -> int:
+    integer(value, 0, MAX_GPU_MILLI, field, "milli-GPUs (1000 = one GPU)")
+    if value > GPU_UNIT and value % GPU_UNIT:
+        invalid(field, f"{value} is neither a share of one GPU nor whole GPUs; give 1 to 999, or a multiple of 1,000.")
+    return value
 
 
 def _check_places(spec: jobs_pb2.JobSpec, field: str) -> None:
@@ -204,6 +213,16 @@ def _check_places(spec: jobs_pb2.JobSpec, field: str) -> None:
             if check.NODE_LABEL_KEY.fullmatch(key) is None:
                 invalid(f"{field}.node_selector", f"{shown(key)} is not a label's key, as in 'zone' or 'ray.io/zone'.")
             text(value, 256, f"{field}.node_selector[{shown(key)}]")
+
+
+def _check_topology(topology: jobs_pb2.Topology, field: str) -> None:
+    if topology.level and check.NODE_LABEL_KEY.fullmatch(topology.level) is None:
+        invalid(
+            f"{field}.level",
+            f"{shown(topology.level)} is no level; give 'node' or the key of a node label, as in 'rack'.",
+        )
+    if topology.required and not topology.level:
+        invalid(f"{field}.level", "it is empty, but the place is required; give 'node' or a label's key, as in 'rack'.")
 
 
 def _check_surroundings(spec: jobs_pb2.JobSpec, field: str) -> None:
@@ -299,8 +318,39 @@ def _complete_dependency(dependency: jobs_pb2.Dependency, field: str) -> None:
         invalid(f"{field}.condition", f"{dependency.condition} is none; give AFTER_OK or AFTER_ANY.")
 
 
+def apply_change(spec: jobs_pb2.JobSpec, change: jobs_pb2.JobChange, field: str) -> None:
+    """Change a complete specification; what the change does not set stays as it is."""
+    asked = spec.resources
+    for name, limit in (("cpu_milli", MAX_CPU_MILLI), ("memory_mib", MAX_MEMORY_MIB)):
+        if change.HasField(name):  # type: ignore[arg-type]
+            setattr(asked, name, integer(getattr(change, name), 1, limit, f"{field}.{name}"))
+    if change.HasField("gpu_milli"):
+        asked.gpu_milli = _gpu_milli(change.gpu_milli, f"{field}.gpu_milli")
+    if change.HasField("replicas"):
+        spec.replicas = integer(change.replicas, 1, MAX_REPLICAS, f"{field}.replicas", "replicas")
+    if change.HasField("max_runtime_ms"):
+        spec.max_runtime_ms = integer(change.max_runtime_ms, 1000, MAX_RUNTIME_MS, f"{field}.max_runtime_ms", "ms")
+    if change.HasField("preemptible"):
+        spec.preemptible = change.preemptible
+    if change.priority_class:
+        spec.priority_class = change.priority_class
+    for name in ("accelerators", "required_regions", "pools"):
+        if change.HasField(name):  # type: ignore[arg-type]
+            held = getattr(spec, name)
+            del held[:]
+            held.extend(getattr(change, name).names)
+    if change.HasField("topology"):
+        spec.topology.CopyFrom(change.topology)
+    _check_places(spec, field)
+    _check_topology(spec.topology, f"{field}.topology")
+    if spec.priority_class not in _PRIORITIES:
+        invalid(f"{field}.priority_class", f"{spec.priority_class} is none; give LOW, NORMAL, HIGH or URGENT.")
+
+
 def _shape(spec: jobs_pb2.JobSpec) -> Shape:
     asked = spec.resources
+    # A single replica stands together with itself wherever it is.
+    together = spec.replicas > 1 and bool(spec.topology.level)
     return Shape(
         request=Resources(asked.cpu_milli, asked.memory_mib, asked.gpu_milli),
         replicas=spec.replicas,
@@ -309,6 +359,9 @@ def _shape(spec: jobs_pb2.JobSpec) -> Shape:
         required_regions=tuple(spec.required_regions),
         pools=tuple(spec.pools),
         node_selector=tuple(sorted(spec.node_selector.items())),
+        data_sets=tuple(sorted(set(spec.data_sets))),
+        pack=spec.topology.level if together else "",
+        pack_required=spec.topology.required if together else False,
     )
 
 

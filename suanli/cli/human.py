@@ -57,6 +57,15 @@ def age(then_ms: int, now: int) -> str:
     return "now" if passed >= 0 else f"in {duration(-passed)}"
 
 
+def clock(ms: int, now: int) -> str:
+    """An instant in the time zone of this machine, to the minute: ``14:30`` today, else ``Tue 14:30`` or ``2026-10-01 14:30``."""
+    then, today = (datetime.fromtimestamp(each / 1000).astimezone() for each in (ms, now))
+    if then.date() == today.date():
+        return then.strftime("%H:%M")
+    soon = 0 < (then.date() - today.date()).days < 7
+    return then.strftime("%a %H:%M" if soon else "%Y-%m-%d %H:%M")
+
+
 def instant(ms: int) -> str:
     """UTC to the second, ``2026-10-01T08:30:00Z``; empty for never."""
     if not ms:

@@ -20,7 +20,7 @@ MAX_BYTES = 8 << 20
 MAX_JOBS = 10_000
 MAX_NODES = 500_000
 """Values in all documents together, those behind aliases counted each time they are used."""
-_AT = re.compile(r"jobs\[(\d+)\](?:\.(.*))?", re.DOTALL)
+_AT = re.compile(r"(?:jobs\[(\d+)\]|spec)(?:\.(.*))?", re.DOTALL)
 _AFTER = ("after", "after_any")
 
 OPTION_OF = {
@@ -31,6 +31,8 @@ OPTION_OF = {
     "preferred_regions": "regions",
     "required_regions": "only_regions",
     "node_selector": "node_labels",
+    "topology.level": "pack",
+    "topology.required": "pack_required",
     "environment": "env",
     "priority_class": "priority",
     "max_runtime_ms": "max_runtime",
@@ -67,8 +69,9 @@ class JobFile:
         index, path = 0, error.field
         message = error.message
         if match := _AT.fullmatch(error.field):
-            index, path = int(match[1]), match[2] or ""
-            message = message.removeprefix(f"jobs[{index}].").removeprefix(f"jobs[{index}]: ")
+            index, path = int(match[1] or 0), match[2] or ""
+            start = error.field.partition(".")[0]
+            message = message.removeprefix(f"{start}.").removeprefix(f"{start}: ")
         option = _option(path)
         if index < len(self.lines) and option.startswith("after[") and "after" not in self.lines[index]:
             option = option.replace("after", "after_any", 1)

@@ -214,37 +214,6 @@ def _attempt_columns() -> list[Column[jobs_pb2.Attempt]]:
 
 
 @click.command()
-@click.argument("job")
-@output_option
-@connected
-async def why(link: Link, job: str, out: Output) -> None:
-    """Say why a job waits: in a sentence, and pool by pool."""
-    request = jobs_pb2.ExplainJobRequest(job_id=job)
-    answer = await link.call("JobService/ExplainJob", request)
-    if out.form != "table":
-        out.sheet(answer, [])
-        return
-    out.text(f"{job} is {state_name(answer.state)}" + (f": {answer.message}" if answer.message else "."))
-    if answer.position:
-        out.text(f"{answer.position} {'job stands' if answer.position == 1 else 'jobs stand'} before it.")
-    if answer.waiting_for:
-        out.text(f"It waits for: {', '.join(answer.waiting_for)}")
-    if answer.pools:
-        out.text("")
-        out.table(answer.pools, _POOL_COLUMNS, "")
-
-
-_POOL_COLUMNS: list[Column[jobs_pb2.PoolExplanation]] = [
-    Column("POOL", lambda p: p.pool, whole=True),
-    Column("", lambda p: p.code.replace("_", " ").lower()),
-    Column("FITS NOW", lambda p: str(p.nodes_fit_now), right=True),
-    Column("WHEN EMPTY", lambda p: str(p.nodes_fit_empty), right=True),
-    Column("NODES", lambda p: str(p.nodes_total), right=True),
-    Column("WHY", lambda p: p.message),
-]
-
-
-@click.command()
 @click.argument("jobs", nargs=-1, required=True)
 @click.option("--reason", default="", help="For the record.")
 @output_option

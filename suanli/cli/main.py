@@ -24,7 +24,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "submit": "suanli.cli.submit:submit",
         "ps": "suanli.cli.jobs:ps",
         "show": "suanli.cli.jobs:show",
-        "why": "suanli.cli.jobs:why",
+        "why": "suanli.cli.why:why",
         "wait": "suanli.cli.follow:wait",
         "watch": "suanli.cli.follow:watch",
         "logs": "suanli.cli.logs:logs",

@@ -69,6 +69,8 @@ _NEEDS = (
     click.option("--gpus", metavar="N", help="Per replica: whole ones, or a share such as 0.25. [default: 0]"),
     click.option("--gpu-type", "gpu_types", multiple=True, help="May be repeated: the best first."),
     click.option("--replicas", type=_COUNT, help="Processes that start together or not at all. [default: 1]"),
+    click.option("--pack", metavar="LEVEL", help="Replicas together on one node, rack, zone or other node label."),
+    click.option("--pack-required", is_flag=True, default=None, help="Wait for such a place; never be spread."),
     click.option("--region", "regions", multiple=True, help="Rather here; may be repeated: the best first."),
     click.option("--only-region", "only_regions", multiple=True, help="Nowhere but here; may be repeated."),
     click.option("--pool", "pools", multiple=True, help="Only in this pool: POOL, or REGION/POOL; may be repeated."),

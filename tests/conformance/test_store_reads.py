@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
-from scheduler.domain.states import JobState
-from scheduler.service.ports import EventQuery, JobQuery, LedgerQuery, Store
+from scheduler.domain.states import AttemptOutcome, JobState
+from scheduler.service.ports import EventQuery, JobFeatures, JobQuery, LedgerQuery, RuntimeSample, Store
 from tests.conformance.conftest import Writer
 from tests.support import rows
 
@@ -91,6 +92,40 @@ def test_the_newest_attempts_oldest_first(store: Store, writer: Writer) -> None:
     assert store.attempts_of("j0000000001", 3) == attempts[-3:]
     assert store.attempts_of("j0000000001", 100) == attempts
     assert store.attempts_of("nobody", 100) == []
+
+
+def test_the_newest_runtimes_oldest_first(store: Store, writer: Writer) -> None:
+    ended = {"state": 3, "start_ms": rows.T0_MS, "gpu_milli": 500}
+    jobs, attempts = [], []
+
+    def ran(number: int, state: JobState, outcome: AttemptOutcome, ms: int, last: int = 1, **values: Any) -> None:
+        jobs.append(rows.job(number, state=int(state), attempt=last, **values))
+        attempts.append(rows.attempt(number, **ended | {"outcome": int(outcome), "end_ms": rows.T0_MS + ms}))
+
+    ran(1, JobState.SUCCEEDED, AttemptOutcome.SUCCEEDED, 10)
+    ran(2, JobState.FAILED, AttemptOutcome.FAILED, 20, last=2, done_ms=1_000, name="eval")
+    attempts.append(
+        rows.attempt(2, 2, **ended | {"outcome": int(AttemptOutcome.OUT_OF_MEMORY), "end_ms": rows.T0_MS + 21})
+    )
+    ran(3, JobState.TIMED_OUT, AttemptOutcome.TIMED_OUT, 30)
+    ran(4, JobState.CANCELLED, AttemptOutcome.FAILED, 40)
+    ran(5, JobState.FAILED, AttemptOutcome.NODE_LOST, 50)
+    ran(6, JobState.FAILED, AttemptOutcome.SPAWN_FAILED, 60)
+    ran(7, JobState.QUEUED, AttemptOutcome.FAILED, 70)
+    jobs.append(rows.job(8))
+    # A live attempt, and one that ended before its start was told.
+    jobs += [rows.job(9, state=int(JobState.RUNNING), attempt=1), rows.job(10, state=int(JobState.FAILED), attempt=1)]
+    attempts += [rows.attempt(9), rows.attempt(10, state=3, outcome=int(AttemptOutcome.FAILED), end_ms=rows.T0_MS)]
+    writer.commit(new_jobs=jobs, new_attempts=attempts)
+    tongji = JobFeatures("tongji", "default", "li", "train", 500)
+    expected = [
+        RuntimeSample(tongji, 10),
+        RuntimeSample(tongji._replace(name="eval"), 1_021),
+        RuntimeSample(tongji, 30),
+    ]
+
+    assert store.recent_runtimes(100) == store.load().runtimes == expected
+    assert store.recent_runtimes(2) == expected[1:]
 
 
 EVENTS = [

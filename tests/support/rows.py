@@ -9,6 +9,7 @@ from scheduler.domain.records import (
     AttemptRecord,
     EnrolmentRecord,
     EventRecord,
+    FairUsageRecord,
     InstitutionRecord,
     JobRecord,
     LedgerRecord,
@@ -146,6 +147,10 @@ def api_key(prefix: str = "abc", **values: Any) -> ApiKeyRecord:
 
 def enrolment(token_hash: bytes = b"\x00\x03" * 16, **values: Any) -> EnrolmentRecord:
     return EnrolmentRecord(token_hash, "east", T0_MS, T0_MS + 1, 0)._replace(**values)
+
+
+def fair_usage(user: str = "li", **values: Any) -> FairUsageRecord:
+    return FairUsageRecord("tongji", "default", user, 10**15, 2 * 10**18, 0, T0_MS)._replace(**values)
 
 
 def quota(**values: Any) -> QuotaRecord:

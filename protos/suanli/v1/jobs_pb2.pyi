@@ -255,6 +255,32 @@ class ArraySpec(_message.Message):
 Global___ArraySpec: _TypeAlias = ArraySpec  # noqa: Y015
 
 @_typing.final
+class Topology(_message.Message):
+    """Where the replicas of a job should stand together."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEVEL_FIELD_NUMBER: _builtins.int
+    REQUIRED_FIELD_NUMBER: _builtins.int
+    level: _builtins.str
+    """"node", or the key of a node label, as in "rack" or "zone": replicas share its value. Empty: anywhere in the pool."""
+    required: _builtins.bool
+    """The job waits for such a place, and never stands spread over several."""
+    def __init__(
+        self,
+        *,
+        level: _builtins.str = ...,
+        required: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["level", b"level", "required", b"required"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Topology: _TypeAlias = Topology  # noqa: Y015
+
+@_typing.final
 class JobSpec(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -345,6 +371,7 @@ class JobSpec(_message.Message):
     GRACE_PERIOD_MS_FIELD_NUMBER: _builtins.int
     PARTITION_POLICY_FIELD_NUMBER: _builtins.int
     PURPOSE_FIELD_NUMBER: _builtins.int
+    TOPOLOGY_FIELD_NUMBER: _builtins.int
     institution: _builtins.str
     """Must exist. Empty: the caller's institution."""
     project: _builtins.str
@@ -397,7 +424,7 @@ class JobSpec(_message.Message):
 
     @_builtins.property
     def data_sets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of registered data sets. At most 64."""
+        """Names of registered data sets. At most 64. Where one may be processed decides where the job may run."""
 
     @_builtins.property
     def environment(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -421,6 +448,8 @@ class JobSpec(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """For people and filters. At most 64; keys match [a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?, values at most 256 characters."""
 
+    @_builtins.property
+    def topology(self) -> Global___Topology: ...
     def __init__(
         self,
         *,
@@ -451,10 +480,11 @@ class JobSpec(_message.Message):
         grace_period_ms: _builtins.int | None = ...,
         partition_policy: Global___PartitionPolicy.ValueType = ...,
         purpose: _builtins.str = ...,
+        topology: Global___Topology | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_grace_period_ms", b"_grace_period_ms", "algorithm", b"algorithm", "array", b"array", "command", b"command", "grace_period_ms", b"grace_period_ms", "python", b"python", "resources", b"resources", "retry", b"retry", "workload", b"workload"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_grace_period_ms", b"_grace_period_ms", "algorithm", b"algorithm", "array", b"array", "command", b"command", "grace_period_ms", b"grace_period_ms", "python", b"python", "resources", b"resources", "retry", b"retry", "topology", b"topology", "workload", b"workload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_grace_period_ms", b"_grace_period_ms", "accelerators", b"accelerators", "algorithm", b"algorithm", "array", b"array", "command", b"command", "data_sets", b"data_sets", "dependencies", b"dependencies", "environment", b"environment", "grace_period_ms", b"grace_period_ms", "institution", b"institution", "labels", b"labels", "max_runtime_ms", b"max_runtime_ms", "name", b"name", "node_selector", b"node_selector", "packages", b"packages", "partition_policy", b"partition_policy", "pools", b"pools", "preemptible", b"preemptible", "preferred_regions", b"preferred_regions", "priority_class", b"priority_class", "project", b"project", "purpose", b"purpose", "python", b"python", "replicas", b"replicas", "required_regions", b"required_regions", "resources", b"resources", "retry", b"retry", "working_folder", b"working_folder", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_grace_period_ms", b"_grace_period_ms", "accelerators", b"accelerators", "algorithm", b"algorithm", "array", b"array", "command", b"command", "data_sets", b"data_sets", "dependencies", b"dependencies", "environment", b"environment", "grace_period_ms", b"grace_period_ms", "institution", b"institution", "labels", b"labels", "max_runtime_ms", b"max_runtime_ms", "name", b"name", "node_selector", b"node_selector", "packages", b"packages", "partition_policy", b"partition_policy", "pools", b"pools", "preemptible", b"preemptible", "preferred_regions", b"preferred_regions", "priority_class", b"priority_class", "project", b"project", "purpose", b"purpose", "python", b"python", "replicas", b"replicas", "required_regions", b"required_regions", "resources", b"resources", "retry", b"retry", "topology", b"topology", "working_folder", b"working_folder", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__grace_period_ms: _TypeAlias = _typing.Literal["grace_period_ms"]  # noqa: Y015
     _WhichOneofArgType__grace_period_ms: _TypeAlias = _typing.Literal["_grace_period_ms", b"_grace_period_ms"]  # noqa: Y015
@@ -1099,19 +1129,138 @@ class CancelJobsResponse(_message.Message):
 Global___CancelJobsResponse: _TypeAlias = CancelJobsResponse  # noqa: Y015
 
 @_typing.final
+class NameList(_message.Message):
+    """A list of names, or none at all when it is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NameList: _TypeAlias = NameList  # noqa: Y015
+
+@_typing.final
+class JobChange(_message.Message):
+    """What a job would ask for instead. What is not set stays as it is; bounds as in JobSpec."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CPU_MILLI_FIELD_NUMBER: _builtins.int
+    MEMORY_MIB_FIELD_NUMBER: _builtins.int
+    GPU_MILLI_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    ACCELERATORS_FIELD_NUMBER: _builtins.int
+    REQUIRED_REGIONS_FIELD_NUMBER: _builtins.int
+    POOLS_FIELD_NUMBER: _builtins.int
+    MAX_RUNTIME_MS_FIELD_NUMBER: _builtins.int
+    PREEMPTIBLE_FIELD_NUMBER: _builtins.int
+    PRIORITY_CLASS_FIELD_NUMBER: _builtins.int
+    TOPOLOGY_FIELD_NUMBER: _builtins.int
+    cpu_milli: _builtins.int
+    memory_mib: _builtins.int
+    gpu_milli: _builtins.int
+    replicas: _builtins.int
+    max_runtime_ms: _builtins.int
+    preemptible: _builtins.bool
+    priority_class: _common_pb2.PriorityClass.ValueType
+    @_builtins.property
+    def accelerators(self) -> Global___NameList:
+        """Empty: any."""
+
+    @_builtins.property
+    def required_regions(self) -> Global___NameList:
+        """Empty: any."""
+
+    @_builtins.property
+    def pools(self) -> Global___NameList:
+        """Empty: any."""
+
+    @_builtins.property
+    def topology(self) -> Global___Topology: ...
+    def __init__(
+        self,
+        *,
+        cpu_milli: _builtins.int | None = ...,
+        memory_mib: _builtins.int | None = ...,
+        gpu_milli: _builtins.int | None = ...,
+        replicas: _builtins.int | None = ...,
+        accelerators: Global___NameList | None = ...,
+        required_regions: Global___NameList | None = ...,
+        pools: Global___NameList | None = ...,
+        max_runtime_ms: _builtins.int | None = ...,
+        preemptible: _builtins.bool | None = ...,
+        priority_class: _common_pb2.PriorityClass.ValueType = ...,
+        topology: Global___Topology | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_milli", b"_cpu_milli", "_gpu_milli", b"_gpu_milli", "_max_runtime_ms", b"_max_runtime_ms", "_memory_mib", b"_memory_mib", "_preemptible", b"_preemptible", "_replicas", b"_replicas", "accelerators", b"accelerators", "cpu_milli", b"cpu_milli", "gpu_milli", b"gpu_milli", "max_runtime_ms", b"max_runtime_ms", "memory_mib", b"memory_mib", "pools", b"pools", "preemptible", b"preemptible", "replicas", b"replicas", "required_regions", b"required_regions", "topology", b"topology"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_milli", b"_cpu_milli", "_gpu_milli", b"_gpu_milli", "_max_runtime_ms", b"_max_runtime_ms", "_memory_mib", b"_memory_mib", "_preemptible", b"_preemptible", "_replicas", b"_replicas", "accelerators", b"accelerators", "cpu_milli", b"cpu_milli", "gpu_milli", b"gpu_milli", "max_runtime_ms", b"max_runtime_ms", "memory_mib", b"memory_mib", "pools", b"pools", "preemptible", b"preemptible", "priority_class", b"priority_class", "replicas", b"replicas", "required_regions", b"required_regions", "topology", b"topology"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cpu_milli: _TypeAlias = _typing.Literal["cpu_milli"]  # noqa: Y015
+    _WhichOneofArgType__cpu_milli: _TypeAlias = _typing.Literal["_cpu_milli", b"_cpu_milli"]  # noqa: Y015
+    _WhichOneofReturnType__gpu_milli: _TypeAlias = _typing.Literal["gpu_milli"]  # noqa: Y015
+    _WhichOneofArgType__gpu_milli: _TypeAlias = _typing.Literal["_gpu_milli", b"_gpu_milli"]  # noqa: Y015
+    _WhichOneofReturnType__max_runtime_ms: _TypeAlias = _typing.Literal["max_runtime_ms"]  # noqa: Y015
+    _WhichOneofArgType__max_runtime_ms: _TypeAlias = _typing.Literal["_max_runtime_ms", b"_max_runtime_ms"]  # noqa: Y015
+    _WhichOneofReturnType__memory_mib: _TypeAlias = _typing.Literal["memory_mib"]  # noqa: Y015
+    _WhichOneofArgType__memory_mib: _TypeAlias = _typing.Literal["_memory_mib", b"_memory_mib"]  # noqa: Y015
+    _WhichOneofReturnType__preemptible: _TypeAlias = _typing.Literal["preemptible"]  # noqa: Y015
+    _WhichOneofArgType__preemptible: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible"]  # noqa: Y015
+    _WhichOneofReturnType__replicas: _TypeAlias = _typing.Literal["replicas"]  # noqa: Y015
+    _WhichOneofArgType__replicas: _TypeAlias = _typing.Literal["_replicas", b"_replicas"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_milli) -> _WhichOneofReturnType__cpu_milli | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gpu_milli) -> _WhichOneofReturnType__gpu_milli | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_runtime_ms) -> _WhichOneofReturnType__max_runtime_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_mib) -> _WhichOneofReturnType__memory_mib | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__preemptible) -> _WhichOneofReturnType__preemptible | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__replicas) -> _WhichOneofReturnType__replicas | None: ...
+
+Global___JobChange: _TypeAlias = JobChange  # noqa: Y015
+
+@_typing.final
 class ExplainJobRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_ID_FIELD_NUMBER: _builtins.int
+    WHAT_IF_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
+    """Empty when `spec` is given."""
+    @_builtins.property
+    def what_if(self) -> Global___JobChange:
+        """Answer for the job as it would be with this change."""
+
+    @_builtins.property
+    def spec(self) -> Global___JobSpec:
+        """Answer for a job that has not been submitted, as if it were submitted now and its dependencies had ended."""
+
     def __init__(
         self,
         *,
         job_id: _builtins.str = ...,
+        what_if: Global___JobChange | None = ...,
+        spec: Global___JobSpec | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec", "what_if", b"what_if"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "spec", b"spec", "what_if", b"what_if"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1153,7 +1302,10 @@ class PoolExplanation(_message.Message):
     pool: _builtins.str
     """"region/pool"."""
     code: _builtins.str
-    """"FITS", "REGION_NOT_ALLOWED", "POOL_NOT_ALLOWED", "REGION_OFFLINE", "ACCELERATOR_MISMATCH", "SELECTOR_MISMATCH", "TOO_SMALL", "BUSY", "DRAINING", "GANG_DOES_NOT_FIT"."""
+    """"FITS", "RESERVED" (it has room, which is kept for another job), "BUSY", "BORROWING", "GANG_DOES_NOT_FIT", "TOPOLOGY", "DRAINING",
+    "REGION_OFFLINE", "SPOT", "TOO_SMALL", "DATA_RESIDENCY", "SELECTOR_MISMATCH", "ACCELERATOR_MISMATCH", "POOL_NOT_ALLOWED",
+    "REGION_NOT_ALLOWED".
+    """
     message: _builtins.str
     nodes_total: _builtins.int
     nodes_fit_now: _builtins.int
@@ -1183,6 +1335,184 @@ class PoolExplanation(_message.Message):
 Global___PoolExplanation: _TypeAlias = PoolExplanation  # noqa: Y015
 
 @_typing.final
+class Blocker(_message.Message):
+    """One thing that keeps a job from starting."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class NumbersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    NUMBERS_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """"QUOTA" (of its institution or project), "BORROWING" (guarantees of quota), "FIT" (no pool has room), "FAIR_SHARE" (tenants that hold
+    less of their share go first), "PRIORITY" (others of its tenant go first), "RESERVATION" (room is kept for another job),
+    "PREEMPTING" (others are being stopped for it), "DATA_RESIDENCY", "SPOT" (pools that take preemptible jobs only), "TOPOLOGY" (no rack,
+    zone or node holds all replicas), "DEPENDENCY", "BACKOFF", "ARRAY_LIMIT".
+    """
+    message: _builtins.str
+    job_id: _builtins.str
+    """The job for which room is kept, when it is of the same institution."""
+    @_builtins.property
+    def numbers(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """By names that say the unit, as in "memory_needed" (MiB), "nodes_lacking_gpu" or "until_ms"."""
+
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        message: _builtins.str = ...,
+        numbers: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "job_id", b"job_id", "message", b"message", "numbers", b"numbers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Blocker: _TypeAlias = Blocker  # noqa: Y015
+
+@_typing.final
+class Remedy(_message.Message):
+    """One thing that would let the job start, or start earlier."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
+    POOL_FIELD_NUMBER: _builtins.int
+    STARTS_NOW_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """"LESS_CPU", "LESS_MEMORY", "LESS_GPU", "FEWER_REPLICAS", "PREEMPTIBLE", "ANY_REGION", "ANY_POOL", "ANY_ACCELERATOR", "SPREAD", "SHORTER",
+    "RELEASE", "RAISE_QUOTA".
+    """
+    message: _builtins.str
+    pool: _builtins.str
+    """Where the job would start then: "region/pool"."""
+    starts_now: _builtins.bool
+    """The next round of planning would start the job so changed."""
+    @_builtins.property
+    def change(self) -> Global___JobChange:
+        """What to ask for instead; not set when something else has to happen. It can be given as `what_if`."""
+
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        message: _builtins.str = ...,
+        change: Global___JobChange | None = ...,
+        pool: _builtins.str = ...,
+        starts_now: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "code", b"code", "message", b"message", "pool", b"pool", "starts_now", b"starts_now"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Remedy: _TypeAlias = Remedy  # noqa: Y015
+
+@_typing.final
+class ExpectedStart(_message.Message):
+    """When a job will probably start, in ms since 1970 UTC."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_MS_FIELD_NUMBER: _builtins.int
+    EARLIEST_MS_FIELD_NUMBER: _builtins.int
+    LATEST_MS_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    BASIS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    at_ms: _builtins.int
+    """0: there is no estimate; `message` says why."""
+    earliest_ms: _builtins.int
+    """The range; 0: not known."""
+    latest_ms: _builtins.int
+    confidence: _builtins.str
+    """"HIGH", "MEDIUM", "LOW", "NONE". Never certain: newcomers and lost nodes are not foreseen."""
+    basis: _builtins.str
+    """"PLAN" (the next round starts it), "PREEMPTION" (others are being stopped for it), "RESERVATION" (a place is kept for it: then
+    `latest_ms` holds if what runs there ends as its limits say), "FORECAST" (a replay of the rounds to come), "RATE" (how fast the queue
+    moved in that replay), "NONE".
+    """
+    message: _builtins.str
+    def __init__(
+        self,
+        *,
+        at_ms: _builtins.int = ...,
+        earliest_ms: _builtins.int = ...,
+        latest_ms: _builtins.int = ...,
+        confidence: _builtins.str = ...,
+        basis: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "basis", b"basis", "confidence", b"confidence", "earliest_ms", b"earliest_ms", "latest_ms", b"latest_ms", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpectedStart: _TypeAlias = ExpectedStart  # noqa: Y015
+
+@_typing.final
+class StartReservation(_message.Message):
+    """A place that is kept for a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POOL_FIELD_NUMBER: _builtins.int
+    ACCELERATOR_FIELD_NUMBER: _builtins.int
+    NODE_IDS_FIELD_NUMBER: _builtins.int
+    START_TIME_MS_FIELD_NUMBER: _builtins.int
+    pool: _builtins.str
+    """"region/pool"."""
+    accelerator: _builtins.str
+    start_time_ms: _builtins.int
+    """When all of it is free at the latest, if what runs there ends as its limits say."""
+    @_builtins.property
+    def node_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the nodes, one for each replica."""
+
+    def __init__(
+        self,
+        *,
+        pool: _builtins.str = ...,
+        accelerator: _builtins.str = ...,
+        node_ids: _abc.Iterable[_builtins.str] | None = ...,
+        start_time_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "node_ids", b"node_ids", "pool", b"pool", "start_time_ms", b"start_time_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartReservation: _TypeAlias = StartReservation  # noqa: Y015
+
+@_typing.final
 class ExplainJobResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1193,19 +1523,38 @@ class ExplainJobResponse(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     POOLS_FIELD_NUMBER: _builtins.int
     WAITING_FOR_FIELD_NUMBER: _builtins.int
+    POSITION_IS_EXACT_FIELD_NUMBER: _builtins.int
+    BLOCKERS_FIELD_NUMBER: _builtins.int
+    REMEDIES_FIELD_NUMBER: _builtins.int
+    EXPECTED_START_FIELD_NUMBER: _builtins.int
+    RESERVATION_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     state: _common_pb2.JobState.ValueType
     code: _builtins.str
-    """"DEPENDENCY", "QUOTA", "BACKOFF", "ARRAY_LIMIT", "FIT", "FAIR_SHARE", "PRIORITY", "NONE" (it is not waiting)."""
+    """The first blocker's code, "NEXT" (the next round of planning starts it) or "NONE" (it is not waiting)."""
     message: _builtins.str
     """A sentence or two for a person."""
     position: _builtins.int
-    """Jobs that stand before it in the order of planning, 0 when it is next."""
+    """Places of the queue (an array is one) that stand before it in the order of planning, 0 when it is next."""
+    position_is_exact: _builtins.bool
+    """False: the position is an estimate."""
     @_builtins.property
     def pools(self) -> _containers.RepeatedCompositeFieldContainer[Global___PoolExplanation]: ...
     @_builtins.property
     def waiting_for(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Jobs it still waits for."""
+
+    @_builtins.property
+    def blockers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Blocker]:
+        """All that keeps it from starting, what has to change first at the head."""
+
+    @_builtins.property
+    def remedies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Remedy]: ...
+    @_builtins.property
+    def expected_start(self) -> Global___ExpectedStart: ...
+    @_builtins.property
+    def reservation(self) -> Global___StartReservation:
+        """Not set: no place is kept for it."""
 
     def __init__(
         self,
@@ -1217,10 +1566,15 @@ class ExplainJobResponse(_message.Message):
         position: _builtins.int = ...,
         pools: _abc.Iterable[Global___PoolExplanation] | None = ...,
         waiting_for: _abc.Iterable[_builtins.str] | None = ...,
+        position_is_exact: _builtins.bool = ...,
+        blockers: _abc.Iterable[Global___Blocker] | None = ...,
+        remedies: _abc.Iterable[Global___Remedy] | None = ...,
+        expected_start: Global___ExpectedStart | None = ...,
+        reservation: Global___StartReservation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expected_start", b"expected_start", "reservation", b"reservation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "job_id", b"job_id", "message", b"message", "pools", b"pools", "position", b"position", "state", b"state", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blockers", b"blockers", "code", b"code", "expected_start", b"expected_start", "job_id", b"job_id", "message", b"message", "pools", b"pools", "position", b"position", "position_is_exact", b"position_is_exact", "remedies", b"remedies", "reservation", b"reservation", "state", b"state", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -135,7 +135,8 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExplainJob(self, request, context):
-        """Says why a job waits, pool by pool, in data and in a sentence.
+        """Says why a job waits, what would help and when it will probably start, in data and in sentences; also of a job as it would be
+        with a change, or before it is submitted. Changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,7 +43,9 @@ class JobServiceStub:
     CancelJobs: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.CancelJobsRequest, _jobs_pb2.CancelJobsResponse]
     """Asks for jobs to be cancelled. Idempotent. A job that runs is CANCELLED when its region has confirmed the stop."""
     ExplainJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ExplainJobRequest, _jobs_pb2.ExplainJobResponse]
-    """Says why a job waits, pool by pool, in data and in a sentence."""
+    """Says why a job waits, what would help and when it will probably start, in data and in sentences; also of a job as it would be
+    with a change, or before it is submitted. Changes nothing.
+    """
     TailLogs: _grpc.UnaryStreamMultiCallable[_jobs_pb2.TailLogsRequest, _jobs_pb2.TailLogsResponse]
     """Streams the log of one replica of an attempt from a byte offset on; follows while the attempt is live when asked to."""
     FindMissingBlobs: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.FindMissingBlobsRequest, _jobs_pb2.FindMissingBlobsResponse]
@@ -72,7 +74,9 @@ class JobServiceAsyncStub(JobServiceStub):
     CancelJobs: _aio.UnaryUnaryMultiCallable[_jobs_pb2.CancelJobsRequest, _jobs_pb2.CancelJobsResponse]  # type: ignore[assignment]
     """Asks for jobs to be cancelled. Idempotent. A job that runs is CANCELLED when its region has confirmed the stop."""
     ExplainJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ExplainJobRequest, _jobs_pb2.ExplainJobResponse]  # type: ignore[assignment]
-    """Says why a job waits, pool by pool, in data and in a sentence."""
+    """Says why a job waits, what would help and when it will probably start, in data and in sentences; also of a job as it would be
+    with a change, or before it is submitted. Changes nothing.
+    """
     TailLogs: _aio.UnaryStreamMultiCallable[_jobs_pb2.TailLogsRequest, _jobs_pb2.TailLogsResponse]  # type: ignore[assignment]
     """Streams the log of one replica of an attempt from a byte offset on; follows while the attempt is live when asked to."""
     FindMissingBlobs: _aio.UnaryUnaryMultiCallable[_jobs_pb2.FindMissingBlobsRequest, _jobs_pb2.FindMissingBlobsResponse]  # type: ignore[assignment]
@@ -134,7 +138,9 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _jobs_pb2.ExplainJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.ExplainJobResponse, _abc.Awaitable[_jobs_pb2.ExplainJobResponse]]:
-        """Says why a job waits, pool by pool, in data and in a sentence."""
+        """Says why a job waits, what would help and when it will probably start, in data and in sentences; also of a job as it would be
+        with a change, or before it is submitted. Changes nothing.
+        """
 
     @_abc_1.abstractmethod
     def TailLogs(

@@ -92,9 +92,35 @@ def test_why_speaks_of_every_pool(platform: Platform) -> None:
     said = platform.run("why", waiting).stdout
     assert "QUEUED" in said
     assert "east/cpu" in said
-    assert platform.data("why", waiting)["pools"][0]["pool"] == "east/cpu"
+    assert "stimate" in said or "Expected to start" in said
+    assert "What would help:" not in said
+    told = platform.data("why", waiting)
+    assert told["pools"][0]["pool"] == "east/cpu"
+    assert told["blockers"][0]["code"] == "FIT"
+    assert told["expected_start"]["message"] or told["expected_start"]["at_ms"]
     platform.run("cancel", holder)
     platform.run("wait", waiting, "--timeout", "20s")
+
+
+def test_why_answers_what_if_and_before_a_job_is_submitted(platform: Platform, tmp_path: Path) -> None:
+    holder = platform.submit("--cpus", "5", "--", "stay")
+    waiting = platform.submit("--cpus", "8", "--", "stay")
+    said = platform.run("why", waiting).stdout
+    assert "  - ask for 3 CPU cores instead of 8 CPU cores: 1 node in east/cpu would take it now." in said
+    said = platform.run("why", waiting, "--cpus", "3", "--memory", "512MiB").stdout.splitlines()
+    assert said[0].startswith("as asked: No pool can take the job now;")
+    assert said[1].startswith("with 3 CPU, 512 MiB: could start now. There is room in east/cpu")
+    both = platform.data("why", waiting, "--cpus", "3")
+    assert (both["as_asked"]["code"], both["changed"]["code"]) == ("FIT", "NEXT")
+    assert platform.data("show", waiting)["spec"]["resources"]["cpu_milli"] == 8000
+    path = tmp_path / "job.yaml"
+    path.write_text("command: [stay]\ncpus: 2\n")
+    assert "It would start at once: There is room in east/cpu" in platform.run("why", "-f", str(path)).stdout
+    assert "with 8 CPU: No pool can take the job now" in platform.run("why", "-f", str(path), "--cpus", "8").stdout
+    path.write_text("command: [stay]\ncpus: 2000\n")
+    refused = platform.run("why", "-f", str(path), code=2)
+    assert "job.yaml:2:" in refused.stderr
+    platform.run("cancel", holder, waiting)
 
 
 def test_watch_resumes_after_a_sequence(platform: Platform) -> None:

@@ -39,7 +39,7 @@ class ListQueue:
         return iter(self.lines[key])
 
     def size(self, key: GroupKey) -> int:
-        return len(self.lines[key])
+        return len(self.lines.get(key, ()))
 
 
 def node(

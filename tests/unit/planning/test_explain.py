@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from scheduler.domain.agent import ReplicaPlacement
 from scheduler.domain.resources import Resources
 from scheduler.domain.spec import PriorityClass, Shape
-from scheduler.planning.explain import explain
+from scheduler.planning.explain import explain, explain_changed
+from scheduler.planning.explanation import ExpectedStart, Explanation
 from scheduler.planning.feasible import Infeasible, UnknownPlace, could_ever_fit
-from scheduler.planning.policy import Policy
-from scheduler.planning.types import Explanation, PoolKey, TenantView
+from scheduler.planning.plan import Planner, plan
+from scheduler.planning.policy import DataSet, Guarantee, Policy, PoolPolicy
+from scheduler.planning.types import Changes, PoolKey, Reservation, Start, TenantView
+from scheduler.planning.what_if import Change
 from tests.unit.planning.builders import World, node, shape
 
 GIB = 1024
+MINUTE_MS = 60_000
 
 
-def told(world: World, job_no: int, now_ms: int = 0, **policy: int) -> Explanation:
+def told(world: World, job_no: int, now_ms: int = 0, **policy: object) -> Explanation:
     (found,) = [(key, job) for key, jobs in world.lines.items() for job in jobs if job.job_no == job_no]
-    return explain(world.snapshot(), Policy(**policy), now_ms, found)
+    return explain(Planner(), world.snapshot(), Policy(**policy), now_ms, found)
 
 
 def test_a_full_pool_says_how_many_nodes_lack_what_and_the_nearest_miss():
@@ -99,27 +106,175 @@ def test_a_quota_says_what_has_to_be_released():
     )
 
 
-def test_who_goes_first_and_how_many_they_are():
+def test_the_next_one_is_told_so():
     world = World([node("n1")])
-    (older,) = world.add("b", shape(), submit_ms=1)
-    (younger,) = world.add("b", shape(2000), submit_ms=2)
-    assert (told(world, older).code, told(world, older).position) == ("FAIR_SHARE", 0)
-    assert "is next" in told(world, older).message
-    assert (told(world, younger).code, told(world, younger).position) == ("FAIR_SHARE", 1)
-    world.add("b", shape(500), 3, priority=PriorityClass.HIGH)
-    assert (told(world, older).code, told(world, older).position) == ("PRIORITY", 3)
-    # Two of a's one-core jobs start before a holds more than b will, when its three half-core jobs have started.
+    (job,) = world.add("b", shape())
+    answer = told(world, job, now_ms=7)
+    assert (answer.code, answer.position, answer.position_is_exact, answer.blockers) == ("NEXT", 0, True, ())
+    assert answer.message == "there is room in east/cpu and the job is next; it starts with the next planning round"
+    assert (answer.expected.at_ms, answer.expected.confidence, answer.expected.basis) == (7, "HIGH", "PLAN")
+
+
+def test_who_goes_first_and_how_many_they_are():
+    world = World([node("n1", cpu=4000)])
+    world.add("b", shape(2000), submit_ms=1, rank=1)
+    world.add("b", shape(2000), submit_ms=9, priority=PriorityClass.HIGH, rank=2)
+    world.add("b", shape(1000), submit_ms=9, rank=3, user="other")
+    (job,) = world.add("b", shape(1000), submit_ms=4, rank=4)
+    answer = told(world, job)
+    assert (answer.code, answer.position, answer.position_is_exact) == ("PRIORITY", 3, True)
+    assert answer.message == (
+        "there is room in east/cpu, but 3 jobs of institution b go first: 1 of a higher priority class, 1 submitted earlier and "
+        "1 expected to be shorter, or urgent"
+    )
+    assert answer.blockers[0].numbers == {"higher_class": 1, "older": 1, "shorter": 1}
+
+
+def test_other_institutions_go_first_while_they_hold_less():
+    world = World([node("n1", cpu=4000)])
+    world.institutions["b"] = TenantView(1, in_use=Resources(2000))
+    (job,) = world.add("b", shape(2000), submit_ms=1)
     world.add("a", shape(), 9, submit_ms=5)
-    assert told(world, older).position == 5
+    answer = told(world, job)
+    # Three of a's one-core jobs start before a holds more than b.
+    assert (answer.code, answer.position, answer.position_is_exact) == ("FAIR_SHARE", 3, False)
+    assert answer.message == (
+        "there is room in east/cpu, but about 3 jobs are planned first: 3 of institutions that hold less of their share"
+    )
 
 
-def test_a_pool_kept_free_is_named_with_the_wait():
-    world = World([node("n1", free=Resources(3000, 9000, 0))])
-    world.add("b", shape(8000), submit_ms=0)
-    (small,) = world.add("a", shape(), submit_ms=10)
-    answer = told(world, small, now_ms=45 * 60_000)
-    assert answer.code == "FAIR_SHARE"
-    assert "east/cpu has room but is kept free for a larger job that has waited for 45 minutes" in answer.message
+def running(
+    world: World, wanted: Shape, limit_ms: int, node_id: str = "n1", institution: str = "z", **rest: bool
+) -> None:
+    """Let a job run on a node until its limit."""
+    (number,) = world.add(institution, wanted, **rest)
+    key = next(key for key, jobs in world.lines.items() if any(job.job_no == number for job in jobs))
+    start = Start(number, "east", "cpu", "", (ReplicaPlacement(node_id, ()),))
+    world.hold(start, key, 1)
+    world.run(start, key, limit_ms)
+    del world.lines[key]
+
+
+def test_room_that_is_kept_for_another_job_is_named_with_the_wait_and_the_limit():
+    world = World([node("n1")])
+    running(world, shape(5000), 45 * MINUTE_MS)
+    (big,) = world.add("b", shape(8000), submit_ms=0, rank=0)
+    (small,) = world.add("b", shape(), submit_ms=10, rank=1, limit_ms=120 * MINUTE_MS)
+    answer = told(world, small)
+    assert answer.code == "RESERVATION"
+    assert answer.message == (
+        "there is room in east/cpu, but it is kept for another job, which will start in 45 minutes at the latest; this job could start "
+        "first only if it were sure to end by then, and its limit is 2 hours"
+    )
+    assert answer.blockers[0].numbers == {
+        "until_ms": 45 * MINUTE_MS,
+        "limit_ms": 120 * MINUTE_MS,
+        "for_job_no": big,
+    }
+    assert [pool.code for pool in answer.pools] == ["RESERVED"]
+    (remedy,) = [each for each in answer.remedies if each.code == "SHORTER"]
+    assert remedy.change == Change(max_runtime_ms=45 * MINUTE_MS)
+    assert remedy.message == (
+        "lower its longest runtime to 45 minutes: it could start in east/cpu before the job for which room is kept there"
+    )
+    assert told(world, big).reservation == Reservation(big, "east", "cpu", "", ("n1",), 45 * MINUTE_MS)
+    assert told(world, big).expected == ExpectedStart(45 * MINUTE_MS, 0, 45 * MINUTE_MS, "MEDIUM", "RESERVATION")
+
+
+def test_less_is_proposed_where_it_would_start_now():
+    nodes = [node(f"n{i}", free=Resources(8000, (12 if i else 4) * GIB, 0)) for i in range(4)]
+    world = World(nodes)
+    (job,) = world.add("a", shape(memory=16 * GIB, replicas=1))
+    (remedy,) = told(world, job).remedies
+    assert remedy.message == (
+        "ask for 12 GiB of memory instead of 16 GiB of memory: 3 nodes in east/cpu would take it now"
+    )
+    assert (remedy.code, remedy.change, remedy.now) == ("LESS_MEMORY", Change(memory_mib=12 * GIB), True)
+
+
+def test_fewer_replicas_another_region_and_other_pools():
+    world = World([node("n1"), node("w1", "west/cpu", cpu=64_000)])
+    (job,) = world.add("a", shape(2000, replicas=6, required_regions=("east",)))
+    found = {each.code: each.message for each in told(world, job).remedies}
+    assert found == {
+        "LESS_CPU": "ask for 1 CPU core instead of 2 CPU cores: 1 node in east/cpu would take it now",
+        "FEWER_REPLICAS": (
+            "ask for fewer replicas: 4 replicas with 2 CPU cores and 1 GiB of memory each fit in east/cpu now"
+        ),
+        "ANY_REGION": "drop the required region: west/cpu would take it now",
+    }
+
+
+def test_a_spot_pool_takes_preemptible_jobs_only():
+    world = World([node("n1", "east/spot")])
+    (job,) = world.add("a", shape())
+    answer = told(world, job, pools={"east/spot": PoolPolicy(spot=True)})
+    assert answer.code == "SPOT"
+    assert answer.message == (
+        "no pool can take the job now; the nearest is east/spot: it is a spot pool, which takes preemptible jobs only"
+    )
+    assert [each.message for each in answer.remedies] == ["make it preemptible: east/spot would take it now"]
+
+
+def test_data_that_may_not_leave_its_region():
+    world = World([node("n1")])
+    (job,) = world.add("a", shape(data_sets=("census",)))
+    answer = told(world, job, data_sets={"census": DataSet(1, ("west",), ("west",))})
+    assert answer.code == "DATA_RESIDENCY"
+    assert answer.message.endswith("east/cpu: data set census may be processed in region west only")
+
+
+def test_no_rack_holds_all_replicas():
+    racks = [node(f"n{i}", labels=(("rack", "r1" if i < 2 else "r2"),)) for i in range(4)]
+    world = World(racks)
+    (never,) = world.add("a", shape(8000, replicas=3, pack="rack", pack_required=True))
+    answer = told(world, never)
+    assert answer.code == "TOPOLOGY"
+    assert answer.pools[0].message == (
+        "no single rack holds all 3 replicas even when empty; the roomiest holds 2, and the job must not be spread over several"
+    )
+    assert "SPREAD" in {each.code for each in answer.remedies}
+
+
+def test_guarantees_of_others_bar_a_job_that_cannot_be_stopped():
+    guarantees = (
+        Guarantee("a", "east/cpu", Resources(2000, 8192)),
+        Guarantee("b", "east/cpu", Resources(6000, 8192)),
+    )
+    world = World([node("n1")])
+    (job,) = world.add("a", shape(4000, 1024))
+    answer = told(world, job, guarantees=guarantees)
+    assert answer.code == "BORROWING"
+    assert answer.pools[0].message == (
+        "institution a holds 0 CPU cores of the 2 CPU cores it is guaranteed here, and this job needs 4 CPU cores: what else "
+        "there is, is guaranteed to others, and only preemptible jobs may stand on it"
+    )
+    assert {"PREEMPTIBLE", "LESS_CPU"} <= {each.code for each in answer.remedies}
+
+
+def test_others_that_are_being_stopped_for_it():
+    world = World([node("n1")])
+    running(world, shape(8000), 45 * MINUTE_MS, preemptible=True)
+    (job,) = world.add("a", shape(8000))
+    (seq,) = world.running
+    world.running[seq] = replace(world.running[seq], stopped_by_ms=90_000, for_job_no=job)
+    world.claims[job] = next(iter(world.lines))
+    answer = told(world, job, now_ms=30_000)
+    assert answer.code == "PREEMPTING"
+    assert answer.message == "1 running job is being stopped for it; it starts in 1 minute at the latest"
+    assert answer.expected == ExpectedStart(90_000, 30_000, 90_000, "HIGH", "PREEMPTION")
+
+
+def test_a_change_is_explained_and_leaves_no_trace():
+    world = World([node("n1", free=Resources(4000, 9 * GIB, 0))])
+    (job,) = world.add("a", shape(6000))
+    planner, snapshot = Planner(), world.snapshot()
+    ((key, (pending,)),) = world.lines.items()
+    less = explain_changed(planner, snapshot, Policy(), 0, (key, pending), Change(cpu_milli=3000))
+    assert less.code == "NEXT"
+    assert explain(planner, replace(snapshot, changes=Changes()), Policy(), 0, (key, pending)).code == "FIT"
+    assert planner.plan(replace(snapshot, changes=Changes()), Policy(), 0) == plan(snapshot, Policy(), 0)
+    assert job == pending.job_no
 
 
 class TestFeasible:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from protos.suanli.v1 import common_pb2, jobs_pb2
 from suanli.amounts import mebibytes, milli, milliseconds
 from suanli.errors import InvalidArgument
-from suanli.spec import KNOWN, build_spec
+from suanli.spec import KNOWN, build_change, build_spec
 
 
 class AJob:
@@ -37,6 +37,8 @@ EVERYTHING: dict[str, Any] = {
     "packages": ["six"],
     "priority": "high",
     "preemptible": True,
+    "pack": "rack",
+    "pack_required": True,
     "max_runtime": "1h30m",
     "retries": 3,
     "retry_backoff": 2.5,
@@ -71,6 +73,7 @@ def test_every_field_of_a_specification_can_be_asked_for() -> None:
         packages=["six"],
         priority_class=common_pb2.PRIORITY_CLASS_HIGH,
         preemptible=True,
+        topology=jobs_pb2.Topology(level="rack", required=True),
         max_runtime_ms=5_400_000,
         retry=jobs_pb2.RetryPolicy(max_retries=3, backoff_ms=2_500),
         dependencies=[
@@ -194,3 +197,21 @@ def test_what_is_no_amount_is_refused(read: Any, value: Any) -> None:
 def test_whatever_is_given_is_read_or_refused(options: dict[str, Any]) -> None:
     with suppress(InvalidArgument):
         build_spec(options).SerializeToString()
+
+
+def test_what_if_is_said_in_the_words_of_submit() -> None:
+    change = build_change(
+        {"cpus": "500m", "memory": "2GiB", "only_regions": [], "max_runtime": "30m", "priority": "low"}
+    )
+    assert change == jobs_pb2.JobChange(
+        cpu_milli=500,
+        memory_mib=2048,
+        required_regions=jobs_pb2.NameList(),
+        max_runtime_ms=1_800_000,
+        priority_class=common_pb2.PRIORITY_CLASS_LOW,
+    )
+    assert change.HasField("required_regions")
+    assert not change.HasField("pools")
+    with pytest.raises(InvalidArgument, match="name: this cannot be asked for instead") as refused:
+        build_change({"name": "x"})
+    assert refused.value.field == "name"

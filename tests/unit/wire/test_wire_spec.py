@@ -94,6 +94,7 @@ FULL = {
     "labels": {"course": "stats", "a": ""},
     "partitionPolicy": "PARTITION_POLICY_MOVE",
     "purpose": "teaching",
+    "topology": {"level": "rack", "required": True},
 }
 
 
@@ -104,6 +105,8 @@ def test_every_field_arrives_and_survives_the_store() -> None:
     assert spec.shape.accelerators == ("NVIDIA-A100", "NVIDIA-V100")
     assert spec.shape.pools == ("east/gpu", "cpu")
     assert spec.shape.node_selector == (("Rack", "7"), ("zone", "b"))
+    assert (spec.shape.pack, spec.shape.pack_required) == ("rack", True)
+    assert spec.shape.data_sets == ("survey-2024@3",)
     assert spec.labels == (("a", ""), ("course", "stats"))
     assert spec.dependencies == (
         Dependency("abc", DependencyCondition.AFTER_OK),
