@@ -14,16 +14,18 @@ import time
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from scheduler.domain.errors import FailedPrecondition, InvalidArgument, SuanliError
 from scheduler.simulation import page, plots
 from scheduler.simulation.comparison import Result, report
 from scheduler.simulation.series import series
-from scheduler.simulation.tables import MANIFEST, History, read_history, write_table
+from scheduler.simulation.tables import History, read_history, write_table
 from scheduler.simulation.trial import Changes, Variant, scenario, variants
 from scheduler.simulation.world import Simulation
 
 FAILED, USAGE = 1, 2
+METRICS, HISTORY = "metrics.json", "history"
 MAX_LOAD_MILLI = 100_000
 _JOB_COLUMNS = (
     "job_id",
@@ -61,23 +63,19 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as error:
         _say(kind="error", message=f"{error.filename or asked.into}: {error.strerror}.", field="", reason="IO")
         return FAILED
-    _say(kind="result", metrics=metrics)
+    _say(kind="result", metrics=metrics, tables=page.tables(metrics))
     return 0
 
 
-def compare(
-    folder: Path, into: Path, policies: Sequence[str], changes: Changes, *, with_plots: bool
-) -> dict[str, object]:
+def compare(folder: Path, into: Path, policies: Sequence[str], changes: Changes, *, with_plots: bool) -> dict[str, Any]:
     """Simulate everything that is asked for and write the files; returns the contents of ``metrics.json``."""
     if with_plots:
         plots.check_available()
     chosen = variants(policies, changes)
     history = read_history(folder)
-    if (into / MANIFEST).exists():
-        raise FailedPrecondition(f"{into} holds a history; choose another folder for what is found.")
     # What cannot be tried is said before the first of many simulations.
     scenarios = [scenario(history, variant) for variant in chosen]
-    into.mkdir(parents=True, exist_ok=True)
+    _empty(into)
     weights = {each.institution: each.weight for each in history.tenants if not each.project}
     results = []
     for number, (variant, (given, origins)) in enumerate(zip(chosen, scenarios, strict=True)):
@@ -94,9 +92,18 @@ def compare(
     return _leave(history, results, into, with_plots)
 
 
-def _leave(history: History, results: Sequence[Result], into: Path, with_plots: bool) -> dict[str, object]:
+def _empty(into: Path) -> None:
+    """Make the folder, without what an earlier simulation left in it; the history it was made from may lie there."""
+    into.mkdir(parents=True, exist_ok=True)
+    if not (into / METRICS).exists() and any(path.name != HISTORY for path in into.iterdir()):
+        raise FailedPrecondition(f"{into} holds something other than an earlier simulation; choose another folder.")
+    for old in (*into.glob("jobs-*.csv"), *into.glob("*.png"), into / "report.html"):
+        old.unlink(missing_ok=True)
+
+
+def _leave(history: History, results: Sequence[Result], into: Path, with_plots: bool) -> dict[str, Any]:
     metrics = report(history, results)
-    (into / "metrics.json").write_text(json.dumps(metrics, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (into / METRICS).write_text(json.dumps(metrics, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     images = []
     if with_plots:
         _say(kind="drawing")

@@ -25,6 +25,16 @@ ROWS: Sequence[tuple[str, str, str, bool]] = (
     ("jain_average", "Jain's index while somebody waits", "index", False),
 )
 """Key, label, kind of value, and whether less of it is better."""
+_COUNTS = (("ended", "jobs that ended"), ("refused", "jobs refused"), ("unfinished", "jobs that never could run"))
+_INSTITUTION: Sequence[tuple[str, str, str, bool | None]] = (
+    ("jobs", "jobs", "count", None),
+    ("wait_average_ms", "average wait", "time", True),
+    ("wait_p99_ms", "99 % waited at most", "time", True),
+    ("completion_average_ms", "average completion", "time", True),
+    ("gpu_hours", "GPU hours", "hours", None),
+    ("cpu_hours", "core hours", "hours", None),
+    ("evictions", "evictions", "count", True),
+)
 
 
 def render(metrics: Mapping[str, Any], images: Sequence[tuple[Path, str]], version: str) -> str:
@@ -95,6 +105,53 @@ def _instant(ms: int) -> str:
     return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M}"
 
 
+def tables(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The same tables as text, for a terminal: each with its title, its head and its rows."""
+    variants = metrics["variants"]
+    compared = []
+    for key, label, kind, _ in ROWS:
+        if any(each["figures"][key] is not None for each in variants):
+            compared.append(
+                [
+                    label,
+                    *(
+                        _text(each["figures"], each["against_baseline"], key, kind, number)
+                        for number, each in enumerate(variants)
+                    ),
+                ]
+            )
+    for key, label in _COUNTS:
+        compared.append([label, *(f"{each['figures'][key]:,}" for each in variants)])
+    institutions = [
+        [
+            name,
+            each["label"],
+            *(_text(found, found["against_baseline"], key, kind, number) for key, _, kind, _ in _INSTITUTION),
+        ]
+        for name in sorted({name for each in variants for name in each["institutions"]})
+        for number, each in enumerate(variants)
+        if (found := each["institutions"].get(name)) is not None
+    ]
+    return [
+        {"title": "", "head": ["", *(each["label"] for each in variants)], "rows": compared},
+        {
+            "title": "By institution",
+            "head": ["institution", "variant", *(title for _, title, _, _ in _INSTITUTION)],
+            "rows": institutions,
+        },
+        {
+            "title": "The baseline beside what happened",
+            "head": ["", "happened", "baseline", "±"],
+            "rows": _calibration_rows(metrics["calibration"]),
+        },
+    ]
+
+
+def _text(figures: Mapping[str, Any], changes: Mapping[str, Any], key: str, kind: str, number: int) -> str:
+    change = change_text(changes.get(key), kind) if number else ""
+    return value_text(figures[key], kind) + (f" ({change})" if change else "")
+
+
 def _head(metrics: Mapping[str, Any], version: str) -> str:
     window, jobs = metrics["window"], metrics["jobs"]
     days = (window["to_ms"] - window["from_ms"]) / 86_400_000
@@ -123,11 +180,7 @@ def _compared(variants: Sequence[Mapping[str, Any]]) -> str:
             change = each["against_baseline"].get(key) if number else None
             cells.append(_cell(each["figures"][key], change, kind, less_is_better))
         rows.append(f"<tr><td>{label}</td>{''.join(cells)}</tr>")
-    for key, label in (
-        ("ended", "jobs that ended"),
-        ("refused", "jobs refused"),
-        ("unfinished", "jobs that never could run"),
-    ):
+    for key, label in _COUNTS:
         values = "".join(f"<td class=num>{each['figures'][key]:,}</td>" for each in variants)
         rows.append(f"<tr><td>{label}</td>{values}</tr>")
     return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
@@ -144,16 +197,7 @@ def _cell(value: float | None, change: Mapping[str, float | None] | None, kind: 
 
 def _institutions(variants: Sequence[Mapping[str, Any]]) -> str:
     names = sorted({name for each in variants for name in each["institutions"]})
-    columns = (
-        ("jobs", "jobs", "count", None),
-        ("wait_average_ms", "average wait", "time", True),
-        ("wait_p99_ms", "99 % waited at most", "time", True),
-        ("completion_average_ms", "average completion", "time", True),
-        ("gpu_hours", "GPU hours", "hours", None),
-        ("cpu_hours", "core hours", "hours", None),
-        ("evictions", "evictions", "count", True),
-    )
-    head = "".join(f"<th class=num>{title}</th>" for _, title, _, _ in columns)
+    head = "".join(f"<th class=num>{title}</th>" for _, title, _, _ in _INSTITUTION)
     rows = []
     for name in names:
         for number, each in enumerate(variants):
@@ -161,7 +205,7 @@ def _institutions(variants: Sequence[Mapping[str, Any]]) -> str:
             if found is None:
                 continue
             cells = []
-            for key, _, kind, less_is_better in columns:
+            for key, _, kind, less_is_better in _INSTITUTION:
                 change = found["against_baseline"].get(key) if number and less_is_better is not None else None
                 cells.append(_cell(found[key], change, kind, bool(less_is_better)))
             first = f'<td rowspan="{len(variants)}"><b>{escape(name)}</b></td>' if number == 0 else ""
@@ -169,27 +213,34 @@ def _institutions(variants: Sequence[Mapping[str, Any]]) -> str:
     return f"<table><thead><tr><th>institution</th><th>variant</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
-def _calibration(found: Mapping[str, Any]) -> str:
+def _calibration_rows(found: Mapping[str, Any]) -> list[list[str]]:
     actual, simulated = found["actual"], found["simulated"]
     rows = []
     for key, label, kind, _ in ROWS:
-        if actual.get(key) is not None and simulated.get(key) is not None:
+        if actual["jobs"] and actual.get(key) is not None and simulated.get(key) is not None:
             difference = simulated[key] - actual[key]
             change = {"difference": difference, "percent": 100 * difference / actual[key] if actual[key] else None}
-            rows.append(
-                f"<tr><td>{label}</td><td class=num>{value_text(actual[key], kind)}</td><td class=num>"
-                f"{value_text(simulated[key], kind)}</td><td class=num>{escape(change_text(change, kind))}</td></tr>"
-            )
-    if not actual["jobs"]:
+            values = value_text(actual[key], kind), value_text(simulated[key], kind), change_text(change, kind)
+            rows.append([label, *values])
+    return rows
+
+
+def _calibration(found: Mapping[str, Any]) -> str:
+    simulated = found["simulated"]
+    rows = "".join(
+        f"<tr><td>{label}</td>{''.join(f'<td class=num>{escape(cell)}</td>' for cell in cells)}</tr>"
+        for label, *cells in _calibration_rows(found)
+    )
+    if not rows:
         return (
             "<p>No job of the window ended both really and in the simulation, so there is nothing to compare with.</p>"
         )
     return (
-        f"<p>What really happened to {actual['jobs']:,} jobs, and what the baseline makes of the same: the smaller the "
+        f"<p>What really happened to {found['actual']['jobs']:,} jobs, and what the baseline makes of the same: the smaller the "
         "difference, the more its other answers are worth. Half of all jobs are off by at most "
         f"{duration(simulated['completion_off_median_ms'])} in their time to completion, 99 % by at most "
         f"{duration(simulated['completion_off_p99_ms'])}.</p><table><thead><tr><th></th><th class=num>happened</th>"
-        f"<th class=num>baseline</th><th class=num>±</th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        f"<th class=num>baseline</th><th class=num>±</th></tr></thead><tbody>{rows}</tbody></table>"
     )
 
 
