@@ -44,6 +44,9 @@ SECTIONS: dict[str, dict[str, str]] = {
         "undrain": "suanli.cli.places:undrain",
         "region": "suanli.cli.places:region",
     },
+    "Planning ahead": {
+        "simulate": "suanli.cli.simulate:simulate",
+    },
     "People and limits": {
         "institution": "suanli.cli.tenants:institution",
         "project": "suanli.cli.tenants:project",
