@@ -31,7 +31,8 @@ from scheduler.catalog.manifest import CatalogueError
 from scheduler.config import Config, load_config, split_address
 from scheduler.domain.errors import SuanliError
 from scheduler.domain.records import UserRecord
-from scheduler.planning.policy import Policy
+from scheduler.planning.policy import PRESETS
+from scheduler.planning.policy_document import DEFAULT_PRESET
 from scheduler.service.contract import Service
 from scheduler.service.control_plane import ControlPlane
 from scheduler.service.ids import RandomIds, WallClock
@@ -132,7 +133,7 @@ async def _parts(config: Config) -> AsyncIterator[tuple[ControlPlane, ApiServer,
     store = SqlStore(config.database)
     artifacts = Artifacts(artifact_store, uploads)
     settings = Settings(heartbeat_interval_ms=config.heartbeat_interval_ms, lease_ttl_ms=config.lease_ttl_ms)
-    control_plane = ControlPlane(store, WallClock(), RandomIds(), codec, Policy(), settings, metrics)
+    control_plane = ControlPlane(store, WallClock(), RandomIds(), codec, PRESETS[DEFAULT_PRESET], settings, metrics)
     api = ApiServer(
         control_plane,
         codec,

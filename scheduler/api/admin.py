@@ -1,4 +1,4 @@
-"""AdminService: tenants, keys, quotas, regions and nodes."""
+"""AdminService: tenants, keys, quotas, regions and nodes. ``policies`` has the rest of it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def server_version() -> str:
 
 
 class AdminApi:
-    """All methods of AdminService."""
+    """All methods of AdminService but those of the policy."""
 
     def __init__(self, service: Service) -> None:
         self._service = service

@@ -39,6 +39,12 @@ class Metrics:
         )
         self._round = Histogram(names.PLAN_ROUND, "One planning round.", buckets=_FAST, registry=self.registry)
         self._starts = Counter(names.PLAN_STARTS, "Starts that planning decided on.", registry=self.registry)
+        self._evictions = Counter(
+            names.EVICTIONS,
+            "Attempts stopped for a waiting job, by whose they were and the rule of preemption.",
+            ["institution", "rule"],
+            registry=self.registry,
+        )
         self._commit = Histogram(
             names.COMMIT, "One transaction, until it is durable.", buckets=_FAST, registry=self.registry
         )
@@ -61,6 +67,10 @@ class Metrics:
         """See ``Observer``."""
         self._round.observe(ms / 1000)
         self._starts.inc(starts)
+
+    def evicted(self, institution: str, rule: str) -> None:
+        """See ``Observer``."""
+        self._evictions.labels(institution, rule).inc()
 
     def commit_ms(self, ms: float, rows: int) -> None:
         """See ``Observer``."""
@@ -134,6 +144,7 @@ def usage_families(rows: Iterable[UsageRow], ledger_sequence: int) -> list[Metri
 def gauge_families(gauges: Gauges) -> Iterator[Metric]:
     """The present: queue, regions, pools, quotas."""
     yield GaugeMetricFamily(names.LEADER_EPOCH, "The leadership's epoch.", value=gauges.leader_epoch)
+    yield GaugeMetricFamily(names.POLICY_VERSION, "The policy in force (0: none was put).", value=gauges.policy_version)
     yield GaugeMetricFamily(names.EVENT_LAST_SEQUENCE, "The newest event.", value=gauges.event_sequence)
     jobs = GaugeMetricFamily(names.JOBS, "Jobs by state that have not ended.", labels=("institution", "state"))
     for (institution, state), count in gauges.jobs.items():

@@ -70,6 +70,11 @@ PERMISSIONS: Mapping[str, _Row] = {
     "suanli.v1.AdminService/RevokeApiKey": _KEYS,
     "suanli.v1.AdminService/SetQuota": _MANAGERS,
     "suanli.v1.AdminService/ListQuotas": _PEOPLE,
+    # It says who goes first, so whoever submits may read it.
+    "suanli.v1.AdminService/GetPolicy": _EVERYONE,
+    "suanli.v1.AdminService/ListPolicyVersions": _EVERYONE,
+    "suanli.v1.AdminService/ListPolicyPresets": _EVERYONE,
+    "suanli.v1.AdminService/PutPolicy": _OPERATORS,
     "suanli.v1.AdminService/CreateEnrolmentToken": _OPERATORS,
     "suanli.v1.AdminService/ListRegions": _EVERYONE,
     "suanli.v1.AdminService/ListPools": _EVERYONE,

@@ -16,6 +16,7 @@ from scheduler.api.blobs import MAX_BLOB_BYTES, Artifacts, BlobApi
 from scheduler.api.gate import Gate, RpcObserver
 from scheduler.api.jobs import JobApi
 from scheduler.api.logs import LogBroker
+from scheduler.api.policies import PolicyApi
 from scheduler.api.regions import RegionApi
 from scheduler.api.usage import UsageApi
 from scheduler.catalog.catalogue import Catalogue
@@ -77,6 +78,7 @@ class ApiServer:
             BlobApi(service, artifacts, max_blob_bytes),
             RegionApi(service, codec, logs, artifacts_url),
             AdminApi(service),
+            PolicyApi(service),
             UsageApi(service),
         )
         self.grpc = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CONCURRENT_RPCS)

@@ -14,7 +14,8 @@ class JobRecord(NamedTuple):
     """A job, an array (``array_size`` > 0) or a started task of an array (``array_id`` not empty).
 
     ``state`` is a ``JobState``; ``array_next`` the first index of an array not started yet; ``eligible_ms`` the end of a
-    retry's back-off; ``sequence`` the job's newest event. ``spec`` is empty for a task: it has its array's.
+    retry's back-off; ``sequence`` the job's newest event; ``done_ms`` the run time of ended attempts that its checkpoint saves.
+    ``spec`` is empty for a task: it has its array's.
     """
 
     job_no: int
@@ -50,6 +51,7 @@ class JobRecord(NamedTuple):
     array_failed: int
     array_cancelled: int
     sequence: int
+    done_ms: int
 
 
 class AttemptRecord(NamedTuple):
@@ -58,7 +60,8 @@ class AttemptRecord(NamedTuple):
     ``state`` is an ``AttemptState``, ``outcome`` an ``AttemptOutcome`` or 0. ``placement`` is canonical JSON: a list, by
     rank, of [node id, [gpu indexes]]. ``cpu_milli``, ``memory_mib``, ``gpu_milli`` are those of the whole gang. ``end_ms`` is
     when the allocation was released. ``stop_outcome`` is the outcome asked for when a stop was ordered, else 0. ``logs`` is
-    the manifest of the logs of all ranks, empty until the end and when there is none.
+    the manifest of the logs of all ranks, empty until the end and when there is none. ``saved_ms`` is when its newest checkpoint was
+    kept, 0 without one.
     """
 
     job_no: int
@@ -88,6 +91,7 @@ class AttemptRecord(NamedTuple):
     peak_memory_mib: int
     stop_outcome: int
     logs: str
+    saved_ms: int
 
 
 class EventRecord(NamedTuple):
@@ -209,6 +213,37 @@ class QuotaRecord(NamedTuple):
     memory_mib: int
     gpu_milli: int
     pending_jobs: int
+
+
+class FairUsageRecord(NamedTuple):
+    """The decayed average of what a tenant held up to ``as_of_ms``, in units of ``scheduler.planning.usage.Average``.
+
+    ``user`` is empty for the project, both are for the institution as a whole. Written whenever what it holds changes, so since
+    ``as_of_ms`` it has held what its live attempts hold.
+    """
+
+    institution: str
+    project: str
+    user: str
+    cpu_average: int
+    memory_average: int
+    gpu_average: int
+    as_of_ms: int
+
+
+class PolicyRecord(NamedTuple):
+    """A version of the policy. Append-only: the old ones stay and tell who changed what, when and why.
+
+    ``document`` is the YAML text as it was given, ``effective`` every setting that it meant when it was put, as JSON
+    (``scheduler.planning.policy_text``); both are empty where versions are listed.
+    """
+
+    version: int
+    document: str
+    effective: str
+    comment: str
+    author: str
+    create_ms: int
 
 
 class RegionRecord(NamedTuple):

@@ -110,6 +110,11 @@ RETRIABLE_OUTCOMES = frozenset(
         AttemptOutcome.ENVIRONMENT_FAILED,
     }
 )
+# Outcomes after which the runtime of a job that ended so says how long such a job takes: by itself, or by its own limit. A job that was
+# cancelled, lost or could not be set up was cut short.
+RUNTIME_OUTCOMES = frozenset(
+    {AttemptOutcome.SUCCEEDED, AttemptOutcome.FAILED, AttemptOutcome.OUT_OF_MEMORY, AttemptOutcome.TIMED_OUT}
+)
 
 
 def check_transition(before: JobState, after: JobState) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from scheduler.domain.resources import ZERO, Resources
 from scheduler.domain.spec import PriorityClass
 from scheduler.planning.fit import SiteKey, site_of
+from scheduler.planning.mix import NodeKind
 from scheduler.planning.scoring import Scorer
 from scheduler.planning.sites import Site
 from scheduler.planning.types import NodeView, PoolKey, RunningView, Snapshot
@@ -95,7 +96,14 @@ class Board:
         self._online = None
         if changed:
             self.structure += 1
+            self._tell_scorer()
             self._where = {(site.key.region, node_id): site for site in self.sites for node_id in site.ids}
+
+    def _tell_scorer(self) -> None:
+        views = [view for site in self.sites for view in site.views]
+        most = [max((view.capacity[resource] for view in views), default=0) for resource in range(len(ZERO))]
+        kinds = [NodeKind(site.key.accelerator, site.key.has_gpus) for site in self.sites]
+        self.scorer.see_fleet(kinds, Resources(*most), max((len(view.gpu_free) for view in views), default=0))
 
     def _see_running(self, snapshot: Snapshot, launches: Iterable[int] | None, *, anew: bool) -> None:
         if anew:

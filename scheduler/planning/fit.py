@@ -113,7 +113,7 @@ def rank(site: SiteKey, shape: Shape, home_region: str, policy: Policy) -> Rank:
         int(site.has_gpus and shape.request.gpu_milli == 0),
         _position(site.region, shape.preferred_regions),
         site_cost(site, shape, home_region, policy),
-        _position(site.accelerator, shape.accelerators),
+        _position(site.accelerator, shape.accelerators) if policy.score.accelerator_order else 0,
     )
 
 

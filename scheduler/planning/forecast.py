@@ -156,6 +156,7 @@ class Replay:
             self._evictions,
             self._claims,
             self._base.runtimes,
+            self._base.mix,
             self._changes,
         )
 

@@ -7,25 +7,19 @@ compare the two.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from scheduler.planning.compiled import compiled
+
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
-F = TypeVar("F")
 
 GPU = 1000
 NEVER = np.iinfo(np.int64).max
 MANY = 1 << 20
-
-
-def compiled(function: F) -> F:
-    """Compile at the first call, and keep the machine code beside the source where that may be written."""
-    made: Any = numba.njit(cache=True, nogil=True)(function)
-    return made  # type: ignore[no-any-return]
 
 
 @compiled
@@ -60,6 +54,17 @@ def rooms(free: Any, gpus: Any, cpu: int, memory: int, gpu: int) -> Any:
     for node in range(free.shape[0]):
         found[node] = room_on(free[node], gpus[node], cpu, memory, gpu)
     return found
+
+
+@compiled
+def rule_out(free: Any, gpus: Any, numbers: Any, cpu: int, memory: int, gpu: int, scores: Any, no_fit: int) -> bool:
+    """Note of these nodes that one replica does not fit, up to the first where it does; False: there is such a one."""
+    for at in range(numbers.shape[0]):
+        node = numbers[at]
+        if room_on(free[node], gpus[node], cpu, memory, gpu):
+            return False
+        scores[node] = no_fit
+    return True
 
 
 @compiled
@@ -196,5 +201,6 @@ def warm_up() -> None:
     first_opening(free, gpus, np.ones(1, np.bool_), slots, counts, 1, 1, 1)
     drop_release(slots, counts, 0, 0)
     picked = np.zeros(1, np.int64)
+    rule_out(free, gpus, picked, 1, 1, 1, np.zeros(1, np.int64), 0)
     pick(gpus, 0, 1000, picked)
     take(free, gpus, 0, 0, 0, 0, picked)

@@ -98,7 +98,8 @@ class ScorePolicy:
 
     ``fragmentation`` and ``best_fit`` choose the node; the others choose between pools: ``home`` the institution's home region,
     ``locality`` the hours it takes to bring the job's data sets there, ``price`` the price of an hour of the request,
-    ``speed`` the slowness of the accelerator type.
+    ``speed`` the slowness of the accelerator type. ``accelerator_order``: whether a job's list of accelerators is an order of
+    preference, or only says which will do.
     """
 
     fragmentation: int = 1000
@@ -107,6 +108,7 @@ class ScorePolicy:
     locality: int = 1000
     price: int = 0
     speed: int = 0
+    accelerator_order: bool = True
 
 
 @dataclass(frozen=True, slots=True)

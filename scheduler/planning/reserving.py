@@ -117,7 +117,7 @@ def keep(opening: Opening, shape: Shape, freed: Sequence[Ints] = ()) -> None:
             kept.until_ms = min(kept.until_ms, opening.start_ms)
         site.free[number] = np.minimum(site.free[number], then_free)
         if len(gpus):
-            site.gpus[number] = np.minimum(site.gpus[number], then_gpus)
+            site.gpus[number] = np.maximum(np.minimum(site.gpus[number], then_gpus), 0)
         site.touched.add(number)
         site.changed(number)
 

@@ -16,11 +16,15 @@ from scheduler.domain.spec import Shape
 from scheduler.planning import kernels
 from scheduler.planning.fit import SiteKey
 from scheduler.planning.kernels import Flags, Ints
+from scheduler.planning.mix import NodeKind
 from scheduler.planning.scoring import NO_FIT, Scorer
 from scheduler.planning.types import NodeView, RunningView
+from scheduler.planning.worth import Nodes
 
 RELEASE = ("end_ms", "launch_seq", "cpu_milli", "memory_mib", "gpu_milli", "on_each_gpu", "gpu_mask")
 """The columns of what a running attempt's replica will give back, as kept for each node in order of time."""
+_STARTED = -1
+"""Stands for the launch number of what was started in this round."""
 _MAX_RANKINGS = 512
 _FIRST_SLOTS = 16
 
@@ -52,8 +56,10 @@ class Site:
         """How many entries ``log`` has."""
         self.era = 0
         """Rises whenever ``log`` starts anew."""
-        self.evicted = 0
-        """Rises whenever a ranking is forgotten to bound their number."""
+        self.worth: Ints = np.zeros(size, np.int64)
+        self.stale: Flags = np.ones(size, np.bool_)
+        self.nodes = Nodes(np.zeros(size, np.int64), self.free, self.gpus, self.worth, self.stale, scorer.most)
+        self._nodes_version = -1
         self._picked: Ints = np.zeros(max(1, gpus), np.int64)
         self._full_gpus: Ints = np.zeros((size, gpus), np.int64)
         for number, view in enumerate(self.views):
@@ -61,6 +67,7 @@ class Site:
         self.kept: dict[int, Kept] = {}
         """What the round keeps free on nodes for jobs with reservations, by the node's number."""
         self.touched: set[int] = set()
+        self._started_on: set[int] = set()
         self._rankings: dict[tuple[Resources, Labels], Ranking] = {}
         self._labelled: dict[Labels, Flags] = {}
         for number, view in enumerate(self.views):
@@ -87,6 +94,16 @@ class Site:
             self.log = np.concatenate([self.log, np.zeros_like(self.log)])
         self.log[self.changes] = number
         self.changes += 1
+        self.stale[number] = True
+
+    def scored_nodes(self) -> Nodes:
+        """The arrays as the scorer reads them."""
+        if self._nodes_version != self.scorer.version:
+            self._nodes_version = self.scorer.version
+            self.stale[:] = True
+            kind = np.full(len(self.ids), self.scorer.number_of(NodeKind(self.key.accelerator, self.key.has_gpus)))
+            self.nodes = Nodes(kind, self.free, self.gpus, self.worth, self.stale, self.scorer.most)
+        return self.nodes
 
     def _read(self, number: int, view: NodeView) -> None:
         self.views[number] = view
@@ -100,6 +117,9 @@ class Site:
     def begin(self) -> None:
         """Undo what the last round handed out and kept free."""
         self.kept.clear()
+        for number in self._started_on:
+            kernels.drop_release(self.slots, self.counts, number, _STARTED)
+        self._started_on.clear()
         for number in list(self.touched):
             self.refresh(number, self.views[number])
         if self.changes > 4 * len(self.ids) + 100_000:
@@ -120,16 +140,24 @@ class Site:
 
     def expect_release(self, running: RunningView, end_ms: int) -> None:
         """Note that an attempt will give back what it holds here at ``end_ms``."""
-        request = running.group.shape.request
+        self._expect(running.replicas, running.group.shape.request, end_ms, running.launch_seq)
+
+    def expect_started(self, placed: Iterable[ReplicaPlacement], request: Resources, end_ms: int) -> None:
+        """The same of what the round has started, until the next one begins."""
+        for replica in placed:
+            self._started_on.add(self.number[replica.node_id])
+        self._expect(placed, request, end_ms, _STARTED)
+
+    def _expect(self, placed: Iterable[ReplicaPlacement], request: Resources, end_ms: int, launch_seq: int) -> None:
         each = min(request.gpu_milli, GPU_UNIT)
-        for replica in running.replicas:
+        for replica in placed:
             number = self.number.get(replica.node_id)
             if number is None:
                 continue
             if self.counts[number] == self.slots.shape[1]:
                 self.slots = np.concatenate([self.slots, np.zeros_like(self.slots)], axis=1)
             mask = sum(1 << index for index in replica.gpu_indexes)
-            entry = np.array((end_ms, running.launch_seq, *request, each, mask), np.int64)
+            entry = np.array((end_ms, launch_seq, *request, each, mask), np.int64)
             kernels.add_release(self.slots, self.counts, number, entry)
 
     def forget_release(self, running: RunningView) -> None:
@@ -161,7 +189,7 @@ class Site:
         if ranking is None:
             if len(self._rankings) >= _MAX_RANKINGS:
                 del self._rankings[next(iter(self._rankings))]
-                self.evicted += 1
+                self.scorer.forgotten += 1
             ranking = self._rankings[key] = Ranking(self, shape)
         return ranking
 
@@ -217,7 +245,7 @@ class Site:
         if not request.gpu_milli:
             return ()
         if request.gpu_milli < GPU_UNIT:
-            index = self.scorer.gpu_for(self, number, request)
+            index = self.scorer.gpu_for(self.gpus[number], request.gpu_milli)
             return None if index < 0 else (index,)
         if request.gpu_milli % GPU_UNIT:
             return None
@@ -249,36 +277,56 @@ class Ranking:
         self.request = shape.request
         self._selected = site.labelled(shape.node_selector)
         self.scores: Ints = np.full(len(site.ids), NO_FIT, np.int64)
+        self._gpus: Ints = np.zeros(len(site.ids), np.int64)
         self.best_score = NO_FIT
         """The score of the node ``best`` answered last."""
+        self._best = -1
         self._seen = -1
         self._era = -1
         self._version = -1
 
     def best(self) -> int:
         """The number of the best node, the first by id among equals; -1 when the request fits on none."""
-        if not len(self.scores):
-            return -1
-        self._catch_up()
+        if self._is_behind() and not self._ruled_out():
+            self._catch_up()
+        return self._best
+
+    def _is_behind(self) -> bool:
+        site = self.site
+        return self._seen != site.changes or self._era != site.era or self._version != site.scorer.version
+
+    def _ruled_out(self) -> bool:
+        """Whether the request fits on none of the nodes that changed, which is found sooner than how well it would stand there."""
+        site = self.site
+        if self._era != site.era or self._version != site.scorer.version or self._selected is not None:
+            return False
+        numbers = site.log[self._seen : site.changes]
+        if not kernels.rule_out(site.free, site.gpus, numbers, *self.request, self.scores, NO_FIT):
+            return False
+        self._seen = site.changes
+        self._choose()
+        return True
+
+    def _choose(self) -> None:
         number = int(self.scores.argmin())
         self.best_score = int(self.scores[number])
-        return number if self.best_score < NO_FIT else -1
+        self._best = number if self.best_score < NO_FIT else -1
 
     def best_but(self, outside: Flags) -> int:
         """The best node outside of those flagged, which must exist."""
-        self._catch_up()
+        self.best()
         return int(np.where(outside, NO_FIT, self.scores).argmin())
 
     def _catch_up(self) -> None:
+        """Score what changed since the last look, and choose the best."""
         site = self.site
-        log = site.log
         if self._era == site.era and self._version == site.scorer.version:
-            if self._seen == site.changes:
-                return
-            site.scorer.rescore(site, self.request, log[self._seen : site.changes], self.scores)
+            numbers = site.log[self._seen : site.changes]
         else:
-            site.scorer.rescore(site, self.request, np.arange(len(self.scores), dtype=np.int64), self.scores)
+            numbers = np.arange(len(self.scores), dtype=np.int64)
             self._era, self._version = site.era, site.scorer.version
+        site.scorer.rescore(site.scored_nodes(), numbers, self.request, self.scores, self._gpus)
         self._seen = site.changes
         if self._selected is not None:
             self.scores[~self._selected] = NO_FIT
+        self._choose()

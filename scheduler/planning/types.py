@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from scheduler.domain.agent import ReplicaPlacement
 from scheduler.domain.resources import ZERO, Resources
 from scheduler.domain.spec import PriorityClass, Shape
+from scheduler.planning.mix import JobType
 
+NO_MIX: Mapping[JobType, int] = MappingProxyType({})
 UNLIMITED = Resources(1 << 62, 1 << 62, 1 << 62)
 
 
@@ -157,7 +160,7 @@ class PendingQueue(Protocol):
         ...
 
     def size(self, key: GroupKey) -> int:
-        """How many places (arrays count as one) stand in the group."""
+        """How many places (arrays count as one) stand in the group; 0 in one that has none."""
         ...
 
 
@@ -188,7 +191,8 @@ class Snapshot:
     ``pools`` maps every known pool to its nodes by id (nodes that are down included); ``institutions`` by id; ``projects`` by
     (institution, project); ``users`` by (institution, project, user), those without use may be absent; ``running`` by launch number;
     ``pool_use`` by (institution, pool), absent where nothing is held; ``evictions``: how many attempts each institution lost to
-    others in the last hour; ``claims``: the jobs for which others were stopped and that have not started since. ``changes`` is a hint that changes no answer; None: everything may have changed.
+    others in the last hour; ``claims``: the jobs for which others were stopped and that have not started since; ``mix``: how many
+    jobs of each type the platform has seen lately, another object whenever it is another. ``changes`` is a hint that changes no answer; None: everything may have changed.
     """
 
     pools: Mapping[PoolKey, Mapping[str, NodeView]]
@@ -202,6 +206,7 @@ class Snapshot:
     evictions: Mapping[str, int] = field(default_factory=dict)
     claims: Mapping[int, GroupKey] = field(default_factory=dict)
     runtimes: Runtimes = field(default_factory=LimitRuntimes)
+    mix: Mapping[JobType, int] = field(default_factory=lambda: NO_MIX)
     changes: Changes | None = None
 
 

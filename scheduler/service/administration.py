@@ -6,30 +6,46 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
+from scheduler.domain.errors import NotFound
 from scheduler.domain.records import (
     ApiKeyRecord,
     InstitutionRecord,
+    PolicyRecord,
     ProjectRecord,
     QuotaRecord,
     UserRecord,
 )
 from scheduler.domain.resources import ZERO, Resources
 from scheduler.planning.types import NodeView, PoolKey
-from scheduler.service import tenants
-from scheduler.service.contract import Gauges, NodeStatus, PoolStatus, QuotaStatus, RegionStatus
+from scheduler.service import policies, tenants
+from scheduler.service.contract import (
+    Gauges,
+    NodeStatus,
+    PolicyDraft,
+    PolicyPut,
+    PoolStatus,
+    QuotaStatus,
+    RegionStatus,
+)
 from scheduler.service.engine import Engine
 from scheduler.service.model import Node, Region
+from scheduler.service.ports import Store
 
 T = TypeVar("T")
 
 
 class Administration:
-    """Tenants, keys, quotas, regions and nodes. Reads answer from memory, after everything so far is durable."""
+    """Tenants, keys, quotas, policies, regions and nodes. Reads answer from memory, after everything so far is durable."""
 
     engine: Engine
+    _store: Store
 
     async def _change(self, work: Callable[[], T]) -> T:
         """Do a step in memory and wait until it is durable."""
+        raise NotImplementedError
+
+    async def _settled(self, work: Callable[[], T]) -> T:
+        """Read from the store what is there once everything so far is durable."""
         raise NotImplementedError
 
     async def put_institution(self, record: InstitutionRecord, actor: str) -> InstitutionRecord:
@@ -96,6 +112,32 @@ class Administration:
         """See ``Service``."""
         return await self._change(lambda: self._quotas(institution))
 
+    async def get_policy(self, version: int) -> PolicyRecord:
+        """See ``Service``."""
+        if not version:
+            return await self._change(lambda: policies.active_policy(self.engine.state))
+        found = await self._settled(lambda: self._store.find_policy(version))
+        if found is None:
+            raise NotFound(
+                f"There is no version {version} of the policy; `suanli policy history` lists them.",
+                reason="POLICY_NOT_FOUND",
+                field="version",
+            )
+        return found
+
+    async def put_policy(self, draft: PolicyDraft, actor: str) -> PolicyPut:
+        """See ``Service``."""
+
+        def put() -> PolicyPut:
+            record = policies.put_policy(self.engine.state, draft, actor)
+            return PolicyPut(record, policies.warnings_of(self.engine.state, draft))
+
+        return await self._change(put)
+
+    async def list_policies(self, before_version: int, limit: int) -> list[PolicyRecord]:
+        """See ``Service``."""
+        return await self._settled(lambda: self._store.list_policies(before_version, limit))
+
     async def create_enrolment_token(self, region: str, ttl_ms: int, actor: str) -> tuple[str, int]:
         """See ``Service``."""
         return await self._change(lambda: tenants.create_enrolment_token(self.engine.state, region, ttl_ms))
@@ -137,6 +179,7 @@ class Administration:
             leader_epoch=state.epoch,
             ledger_sequence=state.counters.ledger_seq,
             event_sequence=state.counters.event_seq,
+            policy_version=state.policy_record.version if state.policy_record else 0,
         )
 
     def _quotas(self, institution: str) -> list[QuotaStatus]:

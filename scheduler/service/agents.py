@@ -168,7 +168,7 @@ def _reconcile(state: State, region: Region, report: StateReport) -> None:
         if attempt.stop_outcome is not None:
             attempt.told_ms = now
             outcome = attempt.stop_outcome
-            state.send(region, Stop(attempt.ref, attempt.job.spec.grace_ms, outcome, attempt.job.message))
+            state.send(region, Stop(attempt.ref, attempt.stop_grace_ms, outcome, attempt.job.message))
         elif attempt.ref in held:
             continue
         elif attempt.state is AttemptState.STARTING:
@@ -207,6 +207,9 @@ def _event(state: State, region: Region, event: AttemptEvent) -> None:
         end_attempt(state, attempt, event.event, at_ms)
     elif isinstance(event.event, Checkpointed):
         attempt.job.checkpoint = event.event.checkpoint
+        attempt.saved_ms = max(attempt.grant_ms, min(at_ms, state.now()))
+        state.touch_attempt(attempt)
+        state.show_running(attempt)
         state.emit(attempt.job, "CHECKPOINTED")
 
 
@@ -226,6 +229,7 @@ def _started(state: State, attempt: Attempt, at_ms: int) -> None:
     attempt.state = AttemptState.RUNNING
     attempt.start_ms = max(attempt.grant_ms, min(at_ms, state.now()))
     state.touch_attempt(attempt)
+    state.show_running(attempt)
     if not job.start_ms:
         job.start_ms = attempt.start_ms
         state.observer.wait_ms(job.spec.institution, attempt.start_ms - job.submit_ms)

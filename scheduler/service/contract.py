@@ -20,6 +20,7 @@ from scheduler.domain.records import (
     InstitutionRecord,
     JobRecord,
     LedgerRecord,
+    PolicyRecord,
     ProjectRecord,
     QuotaRecord,
     RegionRecord,
@@ -28,6 +29,7 @@ from scheduler.domain.records import (
 from scheduler.domain.resources import Resources
 from scheduler.domain.spec import JobSpec
 from scheduler.planning.explanation import Explanation
+from scheduler.planning.policy_text import PolicyText
 from scheduler.planning.types import GroupKey, NodeView, PendingJob, PoolKey
 from scheduler.service.ports import EventQuery, JobQuery, LedgerQuery, UsageSum
 
@@ -105,6 +107,27 @@ class NodeStatus(NamedTuple):
     active_attempts: int
 
 
+@dataclass(frozen=True, slots=True)
+class PolicyDraft:
+    """A policy to put: the document as it was given, and what it says.
+
+    ``expected_version``: the version that it is meant to follow; 0 is any. ``validate_only``: change nothing.
+    """
+
+    document: str
+    text: PolicyText
+    comment: str = ""
+    expected_version: int = 0
+    validate_only: bool = False
+
+
+class PolicyPut(NamedTuple):
+    """The version that was put (number 0: only checked), and what in it is probably not meant."""
+
+    record: PolicyRecord
+    warnings: list[str]
+
+
 class Usage(NamedTuple):
     """Exact sums; ``running`` holds open allocations up to ``as_of_ms`` as if they ended then (empty unless asked)."""
 
@@ -124,6 +147,7 @@ class Gauges(NamedTuple):
     leader_epoch: int
     ledger_sequence: int
     event_sequence: int
+    policy_version: int = 0
 
 
 class AgentSession(Protocol):
@@ -241,6 +265,19 @@ class Service(Protocol):
 
     async def list_quotas(self, institution: str) -> list[QuotaStatus]:
         """Of one institution or (empty) of all."""
+        ...
+
+    async def get_policy(self, version: int) -> PolicyRecord:
+        """A version of the policy; 0 is the one in force, whose version is 0 when none was ever put. ``NotFound``."""
+        ...
+
+    async def put_policy(self, draft: PolicyDraft, actor: str) -> PolicyPut:
+        """A new version, in force from the next round on. ``FailedPrecondition`` (POLICY_CHANGED) when
+        ``expected_version`` is not the newest."""
+        ...
+
+    async def list_policies(self, before_version: int, limit: int) -> list[PolicyRecord]:
+        """Versions below ``before_version`` (0: from the newest), newest first, without their texts."""
         ...
 
     async def create_enrolment_token(self, region: str, ttl_ms: int, actor: str) -> tuple[str, int]:

@@ -13,7 +13,9 @@ from scheduler.domain.states import (
     AttemptState,
     JobState,
 )
-from scheduler.service.model import Attempt, Job
+from scheduler.service.job import Job
+from scheduler.service.model import Attempt
+from scheduler.service.predicting import learn
 from scheduler.service.state import State
 
 MAX_BACKOFF_MS = 3_600_000
@@ -31,34 +33,48 @@ def end_attempt(state: State, attempt: Attempt, report: Finished, end_ms: int) -
     state.release(attempt)
     job.exit_code, job.exit_signal = report.exit_code, report.exit_signal
     job.results = report.results or job.results
-    job.checkpoint = report.checkpoint or job.checkpoint
-    _move_on(state, job, report)
+    if report.checkpoint and report.checkpoint != job.checkpoint:
+        job.checkpoint = report.checkpoint
+        attempt.saved_ms = attempt.end_ms
+    _move_on(state, attempt, report)
     if job.state in TERMINAL:
         # When it ended, which may be well before the control plane heard of it.
         job.end_ms = attempt.end_ms
+        learn(state.predictor, attempt)
 
 
-def _move_on(state: State, job: Job, report: Finished) -> None:
+def _move_on(state: State, attempt: Attempt, report: Finished) -> None:
     """Decide what an ended attempt makes of its job."""
-    outcome = report.outcome
+    outcome, job = report.outcome, attempt.job
     if outcome is AttemptOutcome.SUCCEEDED:
         job_ended(state, job, JobState.SUCCEEDED, "", report.message)
     elif job.cancel_requested:
         job_ended(state, job, JobState.CANCELLED, "CANCELLED", job.message)
     elif outcome in PLATFORM_OUTCOMES or outcome is AttemptOutcome.CANCELLED:
-        # A stop nobody asked for is the platform's doing, as a lost node is.
+        # A stop nobody asked for is the platform's doing, as a lost node is. One that was ordered says nothing against the job.
         reason = "NODE_LOST" if outcome is AttemptOutcome.CANCELLED else outcome.name
-        job.losses += 1
+        if outcome is not attempt.stop_outcome:
+            job.losses += 1
         if job.losses > state.settings.max_losses:
-            message = f"Lost or preempted {job.losses} times; not tried again. The last time: {report.message}"
+            message = f"Lost {job.losses} times; not tried again. The last time: {report.message}"
             job_ended(state, job, JobState.FAILED, "TOO_MANY_LOSSES", message)
         else:
-            state.set_state(job, JobState.QUEUED, reason, report.message, kind=reason)
+            _carry_over(attempt)
+            # Without a word of the agent's, what was said when the stop was ordered is why.
+            message = report.message or (job.message if outcome is attempt.stop_outcome else "")
+            state.set_state(job, JobState.QUEUED, reason, message, kind=reason)
     elif outcome in RETRIABLE_OUTCOMES and job.failures < job.spec.max_retries:
+        _carry_over(attempt)
         _retry(state, job, report)
     else:
         job.failures += 1
         job_ended(state, job, FINAL_STATE[outcome], outcome.name, report.message)
+
+
+def _carry_over(attempt: Attempt) -> None:
+    """Count what the attempt's checkpoint saves of its run time: the next attempt begins from there."""
+    if attempt.start_ms:
+        attempt.job.done_ms += max(0, min(attempt.saved_ms, attempt.end_ms) - attempt.start_ms)
 
 
 def _retry(state: State, job: Job, report: Finished) -> None:
@@ -165,5 +181,7 @@ def end_array_if_done(state: State, array: Job) -> None:
 
 def _reopen_array(state: State, array: Job) -> None:
     """An array that stepped out of the queue at its limit of parallel tasks stands in it again when it has room."""
-    if array.startable_tasks > 0 and array not in state.queue:
+    if array in state.queue:
+        state.queue.changed(array)
+    elif array.startable_tasks > 0:
         state.enqueue(array)

@@ -12,17 +12,16 @@ from collections.abc import Mapping, Sequence
 from scheduler.domain.agent import AgentMessage
 from scheduler.domain.records import JobRecord, RequestRecord
 from scheduler.domain.states import JobState
-from scheduler.planning.plan import Planner
 from scheduler.planning.policy import Policy
 from scheduler.service import agents, explaining, loading, rounds, submitting
 from scheduler.service.contract import JobExplanation, Submission
 from scheduler.service.observe import Observer
-from scheduler.service.ports import Clock, IdSource, SpecCodec, StoredState
+from scheduler.service.ports import Clock, IdSource, RuntimePredictor, SpecCodec, StoredState
 from scheduler.service.state import Settings, State, Turn
 
 
 class Engine:
-    """One leader's memory and its use cases."""
+    """One leader's memory and its use cases. ``policy`` is in force until one is put (``policies.put_policy``)."""
 
     def __init__(
         self,
@@ -32,12 +31,16 @@ class Engine:
         policy: Policy,
         settings: Settings,
         observer: Observer | None = None,
+        predictor: RuntimePredictor | None = None,
     ) -> None:
-        self.state = State(clock, ids, codec, settings, observer)
-        self.policy = policy
-        self.planner = Planner()
-        self.explainer = explaining.Explainer(self.state, self.planner)
+        self.state = State(clock, ids, codec, policy, settings, observer, predictor)
+        self.explainer = explaining.Explainer(self.state, self.state.planner)
         self._last_session = 0
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force: the newest one stored, else the one this engine was made with."""
+        return self.state.policy
 
     def rebuild(self, stored: StoredState, epoch: int) -> None:
         """Take over what the store holds, as the leader of ``epoch``."""
@@ -93,6 +96,10 @@ class Engine:
             if job is not None and job.state is JobState.HELD and job.failures == failures:
                 state.set_state(job, JobState.QUEUED)
         agents.check_silence(state)
+        state.holdings.refresh(now)
+        state.drop_old_claims()
+        if state.queue.size_total and now - state.last_round_ms >= state.settings.max_round_gap_ms:
+            state.round_needed = True
 
     @property
     def next_timer_ms(self) -> int | None:
@@ -101,7 +108,7 @@ class Engine:
 
     def round(self) -> int:
         """Plan and apply once, if anything has happened that may let a job start; returns how many were started."""
-        return rounds.run_round(self.state, self.policy) if self.state.round_needed else 0
+        return rounds.run_round(self.state) if self.state.round_needed else 0
 
     def take_turn(self) -> Turn:
         """What has to be made durable, and what to say then."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from scheduler.domain.records import JobRecord
 from scheduler.domain.states import JobState
-from scheduler.service.model import Attempt, Job, Node, Region
+from scheduler.service.job import Job
+from scheduler.service.model import Attempt, Node, Region
+from scheduler.service.policies import use_stored
 from scheduler.service.ports import StoredState
 from scheduler.service.state import Counters, State
 from scheduler.service.tenants import add_institution, add_project, add_quota
@@ -15,6 +17,9 @@ def rebuild(state: State, stored: StoredState, epoch: int) -> None:
     state.epoch = epoch
     state.start_time_at(stored.last_time_ms)
     state.counters = Counters(stored.last_job_no, stored.last_event_seq, stored.last_ledger_seq, stored.last_launch_seq)
+    if stored.policy is not None:
+        # Before the jobs: where they stand in the queue is the policy's to say.
+        use_stored(state, stored.policy)
     _tenants(state, stored)
     for region in stored.regions:
         state.regions[region.region] = Region(
@@ -27,10 +32,14 @@ def rebuild(state: State, stored: StoredState, epoch: int) -> None:
         )
     for node in stored.nodes:
         state.show_node(Node.from_record(node))
+    state.holdings.load(stored.fair_usage)
+    for sample in stored.runtimes:
+        state.predictor.observe(sample.features, sample.runtime_ms)
     _jobs(state, stored.jobs)
     by_no = state.jobs_by_no
     for attempt in sorted(stored.attempts, key=lambda record: record.launch_seq):
-        state.index_attempt(Attempt.from_record(attempt, by_no[attempt.job_no]))
+        _attempt(state, Attempt.from_record(attempt, by_no[attempt.job_no]))
+    state.holdings.show_all(state.now())
     for request in sorted(stored.requests, key=lambda record: record.time_ms):
         state.requests[request.user, request.request_id] = request
     state.requests_complete = stored.requests_complete
@@ -53,9 +62,8 @@ def _jobs(state: State, records: list[JobRecord]) -> None:
     # An array's number is lower than its tasks', so in this order it is there before them.
     for record in sorted(records, key=lambda r: r.job_no):
         array = state.jobs[record.array_id] if record.array_id else None
-        job = Job.from_record(record, array.spec if array else state.codec.decode(record.spec))
+        job = Job.from_record(record, array.spec if array else state.codec.decode(record.spec), array)
         if array is not None and array.live_tasks is not None:
-            job.array = array
             array.live_tasks[job.job_no] = job
         state.index_job(job)
         if not job.array_id:
@@ -66,6 +74,12 @@ def _jobs(state: State, records: list[JobRecord]) -> None:
         waiting = job.state is JobState.QUEUED or (job.state is JobState.RUNNING and job.array_size)
         if waiting and job.startable_tasks > 0:
             state.enqueue(job)
+
+
+def _attempt(state: State, attempt: Attempt) -> None:
+    if attempt.stop_outcome is not None:
+        attempt.stopped_by_ms = state.now() + attempt.stop_grace_ms
+    state.index_attempt(attempt)
 
 
 def _wait(state: State, job: Job) -> None:

@@ -1,4 +1,4 @@
-"""The live objects in memory: jobs, attempts, nodes, regions and tenants, with their way to and from the store's records."""
+"""The live objects in memory beside jobs: attempts, nodes, regions and tenants, with their way to and from the store's records."""
 
 from __future__ import annotations
 
@@ -8,163 +8,24 @@ from dataclasses import dataclass, field, replace
 from scheduler.domain.agent import AttemptRef, NodeReport, ReplicaPlacement
 from scheduler.domain.records import (
     AttemptRecord,
-    JobRecord,
     NodeRecord,
     RegionRecord,
 )
 from scheduler.domain.resources import GPU_UNIT, ZERO, Resources
-from scheduler.domain.spec import JobSpec, Shape
-from scheduler.domain.states import AttemptOutcome, AttemptState, JobState
-from scheduler.planning.types import UNLIMITED, GroupKey, NodeView, PoolKey, TenantView
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class Job:
-    """A job, array or task that has not ended. Fields as in ``JobRecord``; a task shares its array's spec.
-
-    ``live_tasks`` (by number, the tasks that were started and have not ended) is kept for arrays, ``waits_for`` (ids) for
-    held jobs, ``live`` (the attempt) for active ones; they are derived, not stored.
-    """
-
-    job_no: int
-    job_id: str
-    spec: JobSpec
-    user: str
-    state: JobState
-    submit_ms: int
-    reason: str = ""
-    message: str = ""
-    start_ms: int = 0
-    end_ms: int = 0
-    eligible_ms: int = 0
-    attempt: int = 0
-    failures: int = 0
-    losses: int = 0
-    cancel_requested: bool = False
-    region: str = ""
-    pool: str = ""
-    exit_code: int = 0
-    exit_signal: int = 0
-    results: str = ""
-    checkpoint: str = ""
-    array_id: str = ""
-    array_index: int = 0
-    array_size: int = 0
-    array_next: int = 0
-    array_succeeded: int = 0
-    array_failed: int = 0
-    array_cancelled: int = 0
-    sequence: int = 0
-    array: Job | None = None
-    live: Attempt | None = None
-    live_tasks: dict[int, Job] | None = None
-    waits_for: set[str] | None = None
-
-    def __repr__(self) -> str:
-        return f"<Job {self.job_id} {self.state.name} {self.reason} attempt {self.attempt}>"
-
-    @property
-    def group(self) -> GroupKey:
-        """The line of the queue it stands in."""
-        spec = self.spec
-        return GroupKey(spec.institution, spec.project, self.user, spec.priority, spec.preemptible, spec.shape)
-
-    @property
-    def array_ended(self) -> int:
-        """How many tasks of the array have ended."""
-        return self.array_succeeded + self.array_failed + self.array_cancelled
-
-    @property
-    def startable_tasks(self) -> int:
-        """How many allocations this place in the queue may be given now.
-
-        A task that waits for another try keeps its place within the array's limit of parallel tasks.
-        """
-        if not self.array_size:
-            return 1
-        left = self.array_size - self.array_next
-        limit = self.spec.array_max_parallel
-        return min(left, limit - len(self.live_tasks or ())) if limit else left
-
-    def record(self) -> JobRecord:
-        """The row to store."""
-        spec = self.spec
-        return JobRecord(
-            self.job_no,
-            self.job_id,
-            spec.institution,
-            spec.project,
-            self.user,
-            spec.name,
-            int(self.state),
-            self.reason,
-            self.message,
-            int(spec.priority),
-            b"" if self.array_id else spec.encoded,
-            self.submit_ms,
-            self.start_ms,
-            self.end_ms,
-            self.eligible_ms,
-            self.attempt,
-            self.failures,
-            self.losses,
-            int(self.cancel_requested),
-            self.region,
-            self.pool,
-            self.exit_code,
-            self.exit_signal,
-            self.results,
-            self.checkpoint,
-            self.array_id,
-            self.array_index,
-            self.array_size,
-            self.array_next,
-            self.array_succeeded,
-            self.array_failed,
-            self.array_cancelled,
-            self.sequence,
-        )
-
-    @staticmethod
-    def from_record(record: JobRecord, spec: JobSpec) -> Job:
-        """The live object of a stored row."""
-        return Job(
-            job_no=record.job_no,
-            job_id=record.job_id,
-            spec=spec,
-            user=record.user,
-            state=JobState(record.state),
-            submit_ms=record.submit_ms,
-            reason=record.reason,
-            message=record.message,
-            start_ms=record.start_ms,
-            end_ms=record.end_ms,
-            eligible_ms=record.eligible_ms,
-            attempt=record.attempt,
-            failures=record.failures,
-            losses=record.losses,
-            cancel_requested=bool(record.cancel_requested),
-            region=record.region,
-            pool=record.pool,
-            exit_code=record.exit_code,
-            exit_signal=record.exit_signal,
-            results=record.results,
-            checkpoint=record.checkpoint,
-            array_id=record.array_id,
-            array_index=record.array_index,
-            array_size=record.array_size,
-            array_next=record.array_next,
-            array_succeeded=record.array_succeeded,
-            array_failed=record.array_failed,
-            array_cancelled=record.array_cancelled,
-            sequence=record.sequence,
-            live_tasks={} if record.array_size else None,
-        )
+from scheduler.domain.spec import Shape
+from scheduler.domain.states import AttemptOutcome, AttemptState
+from scheduler.planning.types import UNLIMITED, NodeView, PoolKey, RunningView
+from scheduler.planning.usage import NEVER_HELD, Average
+from scheduler.service.job import Job
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class Attempt:
-    """An attempt that holds an allocation. ``told_ms``: when its launch or stop was last sent (0: not in this session)."""
+    """An attempt that holds an allocation. ``told_ms``: when its launch or stop was last sent (0: not in this session).
+
+    When a stop was ordered, ``stop_grace_ms`` is the notice given, ``stopped_by_ms`` when it will have taken effect, and ``for_job_no``
+    the waiting job it was ordered for (0: none). They are not stored: after a restart the job's own grace counts, from then on.
+    """
 
     job: Job
     number: int
@@ -186,7 +47,11 @@ class Attempt:
     peak_memory_mib: int = 0
     stop_outcome: AttemptOutcome | None = None
     logs: str = ""
+    saved_ms: int = 0
     told_ms: int = 0
+    stop_grace_ms: int = 0
+    stopped_by_ms: int = 0
+    for_job_no: int = 0
 
     def __repr__(self) -> str:
         return f"<Attempt {self.job.job_id}/{self.number} {self.state.name} in {self.region}>"
@@ -195,6 +60,28 @@ class Attempt:
     def ref(self) -> AttemptRef:
         """Its exact name."""
         return AttemptRef(self.job.job_id, self.number, self.lease_epoch)
+
+    @property
+    def view(self) -> RunningView:
+        """The immutable view for planning."""
+        job, spec = self.job, self.job.spec
+        start_ms = self.start_ms or self.grant_ms
+        return RunningView(
+            self.launch_seq,
+            job.job_no,
+            job.group,
+            spec.name,
+            self.region,
+            self.pool,
+            self.accelerator,
+            self.replicas,
+            start_ms,
+            start_ms + spec.max_runtime_ms,
+            max(start_ms, self.saved_ms),
+            spec.grace_ms,
+            self.stopped_by_ms,
+            self.for_job_no,
+        )
 
     def record(self) -> AttemptRecord:
         """The row to store."""
@@ -229,6 +116,7 @@ class Attempt:
             self.peak_memory_mib,
             int(self.stop_outcome or 0),
             self.logs,
+            self.saved_ms,
         )
 
     @staticmethod
@@ -247,6 +135,8 @@ class Attempt:
             state=AttemptState(record.state),
             start_ms=record.start_ms,
             stop_outcome=AttemptOutcome(record.stop_outcome) if record.stop_outcome else None,
+            saved_ms=record.saved_ms,
+            stop_grace_ms=job.spec.grace_ms,
         )
 
 
@@ -392,7 +282,10 @@ class Region:
 
 @dataclass(slots=True, eq=False)
 class Tenant:
-    """What an institution or project holds now, against its weight and quota. ``live_jobs`` counts arrays by task."""
+    """What an institution, a project or a user holds now, against its weight and quota, and what it held on average.
+
+    ``live_jobs`` counts arrays by task, and is not kept for users.
+    """
 
     weight: int
     home_region: str = ""
@@ -400,8 +293,4 @@ class Tenant:
     quota: Resources = UNLIMITED
     max_live_jobs: int = -1
     live_jobs: int = 0
-
-    @property
-    def view(self) -> TenantView:
-        """The immutable view for planning."""
-        return TenantView(self.weight, self.in_use, self.quota, self.home_region)
+    average: Average = NEVER_HELD

@@ -16,6 +16,10 @@ class Observer(Protocol):
         """One planning round took this long and decided on ``starts`` starts."""
         ...
 
+    def evicted(self, institution: str, rule: str) -> None:
+        """An attempt of ``institution`` was told to stop for a waiting job, by this rule of preemption."""
+        ...
+
     def commit_ms(self, ms: float, rows: int) -> None:
         """One transaction of ``rows`` rows took this long, from its hand-over to its durability."""
         ...
@@ -28,6 +32,9 @@ class NullObserver:
         """Do nothing."""
 
     def round_ms(self, ms: float, starts: int) -> None:
+        """Do nothing."""
+
+    def evicted(self, institution: str, rule: str) -> None:
         """Do nothing."""
 
     def commit_ms(self, ms: float, rows: int) -> None:

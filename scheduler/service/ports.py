@@ -14,10 +14,12 @@ from scheduler.domain.records import (
     AttemptRecord,
     EnrolmentRecord,
     EventRecord,
+    FairUsageRecord,
     InstitutionRecord,
     JobRecord,
     LedgerRecord,
     NodeRecord,
+    PolicyRecord,
     ProjectRecord,
     QuotaRecord,
     RegionRecord,
@@ -25,6 +27,44 @@ from scheduler.domain.records import (
     UserRecord,
 )
 from scheduler.domain.spec import Dependency, JobSpec
+
+
+class JobFeatures(NamedTuple):
+    """What a job's runtime is predicted from."""
+
+    institution: str
+    project: str
+    user: str
+    name: str
+    gpu_milli: int
+
+
+class RuntimeSample(NamedTuple):
+    """How long a job ran in all, up to its end: its last attempt, and what the checkpoint it began from had saved."""
+
+    features: JobFeatures
+    runtime_ms: int
+
+
+class Prediction(Protocol):
+    """How long a job will go on."""
+
+    @property
+    def expected_remaining_ms(self) -> int:
+        """The expected time until it ends by itself or at its limit; at least 1."""
+        ...
+
+
+class RuntimePredictor(Protocol):
+    """Learns from the jobs that have ended how long others will run. Deterministic; calls are cheap."""
+
+    def observe(self, features: JobFeatures, runtime_ms: int) -> None:
+        """A job of these features has ended by itself or at its limit, after running this long in all."""
+        ...
+
+    def predict(self, features: JobFeatures, limit_ms: int, elapsed_ms: int) -> Prediction:
+        """How long a job goes on that has run for ``elapsed_ms`` and is ended at ``limit_ms``."""
+        ...
 
 
 class Clock(Protocol):
@@ -51,7 +91,7 @@ class IdSource(Protocol):
 class CommitBatch:
     """What one transaction writes. Records replace those of the same key, except the append-only ones.
 
-    Append-only: ``events``, ``ledger``, ``requests``. Keys: jobs ``job_no``; attempts ``(job_no, attempt)``; the others
+    Append-only: ``events``, ``ledger``, ``requests``, ``policies``. Keys: jobs ``job_no``; attempts ``(job_no, attempt)``; the others
     their leading identifying fields. ``new_jobs`` and ``new_attempts`` are known not to be there yet (plain inserts).
     """
 
@@ -70,6 +110,8 @@ class CommitBatch:
     quotas: list[QuotaRecord] = field(default_factory=list)
     regions: list[RegionRecord] = field(default_factory=list)
     nodes: list[NodeRecord] = field(default_factory=list)
+    fair_usage: list[FairUsageRecord] = field(default_factory=list)
+    policies: list[PolicyRecord] = field(default_factory=list)
     gone_nodes: list[tuple[str, str]] = field(default_factory=list)
     """(region, node id) of nodes to delete."""
 
@@ -87,7 +129,8 @@ class Leadership(NamedTuple):
 @dataclass(slots=True)
 class StoredState:
     """All that is live, to rebuild the memory from: jobs that have not ended (and their arrays), attempts that have not
-    ended, every tenant record, every region and node, the newest request keys, the counters' last values.
+    ended, every tenant record, every region and node, the newest request keys and runtimes, the newest policy, the counters' last
+    values.
 
     ``requests_complete`` is False when older request keys exist than the ones loaded.
     """
@@ -104,6 +147,9 @@ class StoredState:
     quotas: list[QuotaRecord]
     regions: list[RegionRecord]
     nodes: list[NodeRecord]
+    fair_usage: list[FairUsageRecord]
+    runtimes: list[RuntimeSample]
+    policy: PolicyRecord | None
     last_job_no: int
     last_event_seq: int
     last_ledger_seq: int
@@ -253,6 +299,10 @@ class Store(Protocol):
         """The newest ``limit`` attempts of a job, oldest first."""
         ...
 
+    def recent_runtimes(self, limit: int) -> list[RuntimeSample]:
+        """The runtimes of the newest ``limit`` jobs (by number) that ended with one of ``RUNTIME_OUTCOMES``, oldest first."""
+        ...
+
     def events(self, query: EventQuery) -> list[EventRecord]:
         """A page of events."""
         ...
@@ -263,6 +313,14 @@ class Store(Protocol):
 
     def usage_sums(self, institution: str = "", project: str = "") -> list[UsageSum]:
         """All sums by ``UsageKey``, of one tenant or of all, from the rollup."""
+        ...
+
+    def find_policy(self, version: int) -> PolicyRecord | None:
+        """A version of the policy, if there is one of this number."""
+        ...
+
+    def list_policies(self, before_version: int, limit: int) -> list[PolicyRecord]:
+        """Versions below ``before_version`` (0: from the newest), newest first, without their texts."""
         ...
 
     def last_sequences(self) -> tuple[int, int]:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from scheduler.domain.agent import Launch
-from scheduler.domain.states import JobState
-from scheduler.planning.plan import plan
-from scheduler.planning.policy import Policy
-from scheduler.planning.types import Start
-from scheduler.service.model import Attempt, Job
+from scheduler.domain.states import AttemptOutcome, JobState
+from scheduler.planning.types import Eviction, Start
+from scheduler.service.job import Job
+from scheduler.service.model import Attempt
 from scheduler.service.state import State
+from scheduler.service.submitting import stop_attempt
+
+CLAIM_MS = 60_000
+"""How much longer than its victims have to go a job keeps its claim to their places."""
+RECLAIM, FAIR_SHARE, PRIORITY = "RECLAIM", "FAIR_SHARE", "PRIORITY"
 
 
-def run_round(state: State, policy: Policy) -> int:
-    """Plan once and start what the plan says; returns how many attempts were started.
+def run_round(state: State) -> int:
+    """Plan once, start and evict what the plan says; returns how many attempts were started.
 
     ``state.round_needed`` is left True when another round would start more at once.
     """
     state.round_needed = False
     if not state.queue.size_total or not any(region.online for region in state.regions.values()):
         return 0
-    decided = plan(state.snapshot(), policy, state.now())
+    state.last_round_ms = state.now()
+    decided = state.planner.plan(state.snapshot(state.take_changes()), state.policy, state.last_round_ms)
     started = sum(_apply(state, start) for start in decided.starts)
+    for eviction in decided.evictions:
+        evict(state, eviction)
     # Decisions the applier refused were made on a stale view; when some were taken, the next round may place the rest.
     if started and (decided.truncated or started < len(decided.starts)):
         state.round_needed = True
@@ -47,6 +54,7 @@ def _apply(state: State, start: Start) -> bool:
         replicas=start.replicas,
         grant_ms=state.now(),
     )
+    state.drop_claim(place.job_no)
     state.grant(attempt)
     state.set_state(job, JobState.STARTING)
     send_launch(state, attempt)
@@ -86,9 +94,8 @@ def _next_task(state: State, array: Job) -> Job:
         user=array.user,
         state=JobState.QUEUED,
         submit_ms=array.submit_ms,
-        array_id=array.job_id,
-        array_index=index,
         array=array,
+        array_index=index,
     )
     state.add_job(task)
     assert array.live_tasks is not None
@@ -99,8 +106,42 @@ def _next_task(state: State, array: Job) -> Job:
         state.set_state(array, JobState.RUNNING)
     if array.startable_tasks <= 0:
         state.queue.remove(array)
+    else:
+        state.queue.changed(array)
     state.touch(array)
     return task
+
+
+def evict(state: State, eviction: Eviction) -> None:
+    """Order one attempt to stop, unless it has ended or is stopping, may not be preempted, or nobody waits for its place any more."""
+    attempt = state.attempts.get(eviction.launch_seq)
+    wanted_by = state.jobs_by_no.get(eviction.for_job_no)
+    if attempt is None or attempt.stop_outcome is not None or wanted_by is None or wanted_by not in state.queue:
+        return
+    job = attempt.job
+    if job.job_no != eviction.job_no or not job.spec.preemptible:
+        return
+    institution = job.spec.institution
+    job.reason, job.message = "PREEMPTING", _eviction_message(job, wanted_by, eviction.rule)
+    state.emit(job, "PREEMPTING")
+    stop_attempt(state, job, AttemptOutcome.PREEMPTED, job.message, eviction.grace_ms, eviction.for_job_no)
+    state.claim(wanted_by, state.now() + eviction.grace_ms + CLAIM_MS)
+    if eviction.rule != RECLAIM:
+        state.evictions.add(institution, state.now())
+    state.observer.evicted(institution, eviction.rule)
+
+
+def _eviction_message(job: Job, wanted_by: Job, rule: str) -> str:
+    """Why the job is stopped, in words its owner may read: another institution's job is not named."""
+    owner = wanted_by.spec.institution
+    if rule == RECLAIM:
+        return f"Capacity reclaimed by its owner {owner}."
+    who = f"job {wanted_by.job_id}" if owner == job.spec.institution else f"a job of {owner}"
+    if rule == FAIR_SHARE:
+        return f"Stopped for {who}, whose owner holds less than its fair share."
+    if rule == PRIORITY:
+        return f"Stopped for {who} of a higher priority class."
+    return f"Stopped for {who}, which is expected to be much shorter."
 
 
 def send_launch(state: State, attempt: Attempt) -> None:

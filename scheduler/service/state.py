@@ -18,6 +18,7 @@ from scheduler.domain.records import (
     EventRecord,
     InstitutionRecord,
     LedgerRecord,
+    PolicyRecord,
     ProjectRecord,
     QuotaRecord,
     RequestRecord,
@@ -26,12 +27,19 @@ from scheduler.domain.records import (
 from scheduler.domain.spec import Shape
 from scheduler.domain.states import ACTIVE, TERMINAL, JobState, check_transition
 from scheduler.metering.segments import segments
+from scheduler.planning.plan import Planner
 from scheduler.planning.policy import Policy
-from scheduler.planning.types import NodeView, PoolKey, Snapshot, TenantView
-from scheduler.service.model import Attempt, Job, Node, Region, Tenant
+from scheduler.planning.rank import rank_of
+from scheduler.planning.types import Changes, GroupKey, NodeView, PoolKey, RunningView, Snapshot
+from scheduler.service.evictions import EvictionCount
+from scheduler.service.holdings import Holdings
+from scheduler.service.job import Job
+from scheduler.service.model import Attempt, Node, Region, Tenant
 from scheduler.service.observe import NullObserver, Observer
-from scheduler.service.ports import Clock, CommitBatch, IdSource, SpecCodec
+from scheduler.service.ports import Clock, CommitBatch, IdSource, RuntimePredictor, SpecCodec
+from scheduler.service.predicting import LimitPredictor, RunningRuntimes, expected_ms
 from scheduler.service.queue import Queue
+from scheduler.service.workload import WorkloadSeen
 
 MAX_FEASIBLE = 10_000
 
@@ -43,7 +51,9 @@ class Settings:
     heartbeat_interval_ms: int = 5_000
     lease_ttl_ms: int = 30_000
     max_losses: int = 20
-    """A job lost or preempted this often is FAILED: something about it kills nodes."""
+    """A job lost this often is FAILED: something about it kills nodes. What was ordered to stop is not lost."""
+    max_round_gap_ms: int = 5_000
+    """While jobs wait, a round is made at least this often: time alone may make an eviction or a start right."""
     max_live_jobs: int = 10_000_000
     remembered_requests: int = 200_000
 
@@ -96,13 +106,17 @@ class State:
         clock: Clock,
         ids: IdSource,
         codec: SpecCodec,
+        policy: Policy,
         settings: Settings,
         observer: Observer | None = None,
+        predictor: RuntimePredictor | None = None,
     ) -> None:
         self.ids = ids
         self.codec = codec
+        self.policy = policy
         self.settings = settings
         self.observer = observer or NullObserver()
+        self.predictor = predictor or LimitPredictor()
         self.epoch = 0
         self.started_ms = 0
         self.counters = Counters()
@@ -121,10 +135,12 @@ class State:
         self.api_keys: dict[str, ApiKeyRecord] = {}
         self.enrolments: dict[bytes, EnrolmentRecord] = {}
         self.quotas: dict[tuple[str, str], QuotaRecord] = {}
-        self.tenants: dict[tuple[str, str], Tenant] = {}
-        """By (institution, project); the institution as a whole has project ""."""
-        self._institution_views: dict[str, TenantView] = {}
-        self._project_views: dict[tuple[str, str], TenantView] = {}
+        self.holdings = Holdings(policy.order.half_life_ms)
+        self.running: dict[int, RunningView] = {}
+        """The attempts as planning sees them, by launch number."""
+        self.evictions = EvictionCount()
+        self.policy_record: PolicyRecord | None = None
+        """The newest stored version; None before the first."""
         self.requests: OrderedDict[tuple[str, str], RequestRecord] = OrderedDict()
         self.requests_complete = True
         self.live_jobs = 0
@@ -132,6 +148,7 @@ class State:
         self.timers: list[tuple[int, int, int]] = []
         """A heap of (eligible_ms, job_no, failures) of held retries."""
         self.round_needed = False
+        self.last_round_ms = 0
         self.feasible: set[tuple[Shape, bool]] = set()
         """Shapes (and whether preemptible) some pool could hold, by the nodes as they are; see ``remember_feasible``."""
         self.feasible_under: Policy | None = None
@@ -139,6 +156,20 @@ class State:
         self._clock = clock
         self._last_ms = 0
         self._journal = _Journal()
+        self._runtimes = RunningRuntimes(self.predictor, self.attempts)
+        self.planner = Planner()
+        self.workload = WorkloadSeen()
+        self.claims: dict[int, GroupKey] = {}
+        """The waiting jobs for which others were stopped, by number, with their lines."""
+        self._claims_end: dict[int, int] = {}
+        self._everything_changed = True
+        self._changed_nodes: set[tuple[str, str]] = set()
+        self._changed_running: set[int] = set()
+
+    @property
+    def tenants(self) -> dict[tuple[str, str], Tenant]:
+        """By (institution, project); the institution as a whole has project ""."""
+        return self.holdings.tenants
 
     # --- time -------------------------------------------------------------------------------------------------------
 
@@ -196,6 +227,7 @@ class State:
         batch.regions = [region.record() for region in journal.regions.values()]
         batch.nodes = [node.record() for node in journal.nodes.values()]
         batch.gone_nodes = list(journal.gone_nodes)
+        batch.fair_usage = self.holdings.take_records()
         return Turn(batch, journal.commands)
 
     # --- jobs -------------------------------------------------------------------------------------------------------
@@ -217,6 +249,8 @@ class State:
         self.jobs[job.job_id] = job
         self.jobs_by_no[job.job_no] = job
         self._count_state(job, 1)
+        if not job.array_id:
+            self.workload.add(job.spec.shape, max(1, job.array_size))
 
     def count_live(self, job: Job, change: int) -> None:
         """Count jobs (arrays by task) that have not ended."""
@@ -234,6 +268,7 @@ class State:
         check_transition(job.state, state)
         if job.state is JobState.QUEUED and not (job.array_size and state is JobState.RUNNING):
             self.queue.remove(job)
+            self.drop_claim(job.job_no)
         self._count_state(job, -1)
         job.state = state
         self._count_state(job, 1)
@@ -250,7 +285,7 @@ class State:
         self.counters.event_seq += 1
         job.sequence = self.counters.event_seq
         self.touch(job)
-        spec = job.spec
+        spec, later = job.spec, job.later
         self.record.events.append(
             EventRecord(
                 job.sequence,
@@ -262,18 +297,33 @@ class State:
                 self.now(),
                 kind,
                 int(job.state),
-                job.attempt,
-                job.region,
-                job.pool,
-                job.reason,
-                job.message,
+                later.attempt,
+                later.region,
+                later.pool,
+                later.reason,
+                later.message,
             )
         )
 
     def enqueue(self, job: Job) -> None:
-        """Let the next rounds see the job; asks for a round when nobody of its kind was waiting already."""
+        """Let the next rounds see the job; asks for a round when it is the first in its line."""
+        self._rank(job)
         if self.queue.add(job):
             self.round_needed = True
+
+    def _rank(self, job: Job) -> None:
+        spec = job.spec
+        job.expected_ms = expected_ms(self.predictor, job)
+        job.stand_at(rank_of(self.policy.order, job.submit_ms, spec.priority, spec.shape.total, job.expected_ms))
+
+    def use_policy(self, policy: Policy) -> None:
+        """Plan by this policy from now on: everybody who waits is given a new rank, and the past fades at its half-life."""
+        before, self.policy = self.policy, policy
+        if policy.order != before.order:
+            self.holdings.use_half_life(policy.order.half_life_ms, self.now())
+            self.queue.rank_anew(self._rank)
+        self._everything_changed = True
+        self.round_needed = True
 
     def _forget(self, job: Job) -> None:
         """An ended job leaves memory; the store answers for it from now on."""
@@ -291,6 +341,7 @@ class State:
 
     def grant(self, attempt: Attempt) -> None:
         """Give an attempt its allocation; journalled as an insert."""
+        self.holdings.settle(attempt.job, self.now())
         self.index_attempt(attempt)
         self._journal.new_attempts[attempt.launch_seq] = attempt
 
@@ -307,14 +358,19 @@ class State:
                 node.take(shape, replica.gpu_indexes, 1)
                 node.attempts.add(attempt.launch_seq)
                 self.show_node(node)
-        self._hold(attempt.job, 1)
+        self.holdings.hold(attempt, 1, self.now())
+        self.show_running(attempt)
 
     def release(self, attempt: Attempt) -> None:
         """Take the allocation back and write its segments to the ledger, in the same turn."""
         job = attempt.job
         shape = job.spec.shape
         region = self.regions[attempt.region]
+        now = self.now()
+        self.holdings.settle(job, now)
         del self.attempts[attempt.launch_seq]
+        del self.running[attempt.launch_seq]
+        self._changed_running.add(attempt.launch_seq)
         del region.attempts[attempt.launch_seq]
         job.live = None
         for replica in attempt.replicas:
@@ -323,7 +379,7 @@ class State:
                 node.take(shape, replica.gpu_indexes, -1)
                 node.attempts.discard(attempt.launch_seq)
                 self.show_node(node)
-        self._hold(job, -1)
+        self.holdings.hold(attempt, -1, now)
         self.round_needed = True
         self.touch_attempt(attempt)
         self._write_ledger(attempt)
@@ -332,14 +388,6 @@ class State:
         for number, (start_ms, end_ms) in enumerate(segments(attempt.grant_ms, attempt.end_ms)):
             self.counters.ledger_seq += 1
             self.record.ledger.append(ledger_record(attempt, self.counters.ledger_seq, number, start_ms, end_ms))
-
-    def _hold(self, job: Job, sign: int) -> None:
-        total = job.spec.shape.total.times(sign)
-        spec = job.spec
-        for project in ("", spec.project):
-            tenant = self.tenants[spec.institution, project]
-            tenant.in_use = tenant.in_use.plus(total)
-            self.show_tenant(spec.institution, project)
 
     def remember_feasible(self, shape: Shape, preemptible: bool) -> None:
         """Some pool could hold the shape; true until a node changes. Spares a look at every node at each submission."""
@@ -351,7 +399,9 @@ class State:
 
     def show_node(self, node: Node) -> None:
         """Let planning see the node as it is now."""
-        self.nodes[node.view.region, node.view.node_id] = node
+        key = (node.view.region, node.view.node_id)
+        self.nodes[key] = node
+        self._changed_nodes.add(key)
         self.pools.setdefault(node.pool, {})[node.view.node_id] = node.view
 
     def drop_node(self, node: Node) -> None:
@@ -365,6 +415,7 @@ class State:
 
     def hide_node(self, node: Node) -> None:
         """Take the node out of its pool, and the pool away when it was the last."""
+        self._changed_nodes.add((node.view.region, node.view.node_id))
         pool = self.pools[node.pool]
         pool.pop(node.view.node_id, None)
         if not pool:
@@ -372,20 +423,52 @@ class State:
 
     def show_tenant(self, institution: str, project: str) -> None:
         """Let planning see what an institution (project "") or project holds and may hold now."""
-        view = self.tenants[institution, project].view
-        if project:
-            self._project_views[institution, project] = view
-        else:
-            self._institution_views[institution] = view
+        self.holdings.show((institution, project, ""), self.now())
 
-    def snapshot(self) -> Snapshot:
+    def show_running(self, attempt: Attempt) -> None:
+        """Let planning see the attempt as it is now."""
+        self.running[attempt.launch_seq] = attempt.view
+        self._changed_running.add(attempt.launch_seq)
+
+    def claim(self, job: Job, until_ms: int) -> None:
+        """Keep what is freed for a waiting job by stopping others for it, at most until then."""
+        self.claims[job.job_no] = job.group
+        self._claims_end[job.job_no] = max(until_ms, self._claims_end.get(job.job_no, 0))
+
+    def drop_claim(self, job_no: int) -> None:
+        """The job has started, or waits no more."""
+        if self.claims.pop(job_no, None) is not None:
+            del self._claims_end[job_no]
+
+    def drop_old_claims(self) -> None:
+        """Those whose time has passed: what they waited for did not come."""
+        now = self.now()
+        for job_no in [job_no for job_no, end_ms in self._claims_end.items() if end_ms <= now]:
+            self.drop_claim(job_no)
+
+    def take_changes(self) -> Changes | None:
+        """What has changed since the last call; None when everything may have."""
+        everything, self._everything_changed = self._everything_changed, False
+        changes = Changes(self._changed_nodes, self.queue.take_changed(), self._changed_running)
+        self._changed_nodes, self._changed_running = set(), set()
+        return None if everything else changes
+
+    def snapshot(self, changes: Changes | None = None) -> Snapshot:
         """What planning reads. Valid until the next change: the mappings are the live ones, their values immutable."""
         return Snapshot(
             pools=self.pools,
             queue=self.queue,
-            institutions=self._institution_views,
-            projects=self._project_views,
+            institutions=self.holdings.institution_views,
+            projects=self.holdings.project_views,
             online_regions=frozenset(r.region for r in self.regions.values() if r.online),
+            users=self.holdings.user_views,
+            running=self.running,
+            pool_use=self.holdings.pool_use,
+            evictions=self.evictions.at(self.now()),
+            claims=self.claims,
+            mix=self.workload.mix,
+            runtimes=self._runtimes,
+            changes=changes,
         )
 
     def add_timer(self, job: Job) -> None:

@@ -21,7 +21,7 @@ from scheduler.planning.feasible import Infeasible, UnknownPlace, could_ever_fit
 from scheduler.planning.policy import Policy
 from scheduler.service.contract import Submission
 from scheduler.service.ending import drop_unstarted, end_array_if_done, job_ended
-from scheduler.service.model import Job
+from scheduler.service.job import Job
 from scheduler.service.state import State
 
 
@@ -90,8 +90,6 @@ def _add(state: State, spec: JobSpec, ids: Sequence[str], user: str, job_id: str
         user=user,
         state=JobState.HELD if spec.dependencies else JobState.QUEUED,
         submit_ms=now,
-        array_size=spec.array_size,
-        live_tasks={} if spec.array_size else None,
     )
     if spec.dependencies:
         job.reason = "DEPENDENCY"
@@ -317,12 +315,22 @@ def _stop(state: State, job: Job, message: str) -> None:
     stop_attempt(state, job, AttemptOutcome.CANCELLED, message)
 
 
-def stop_attempt(state: State, job: Job, outcome: AttemptOutcome, message: str) -> None:
-    """Order the job's live attempt to be stopped. A cancellation overrides an earlier order, never the other way."""
+def stop_attempt(
+    state: State, job: Job, outcome: AttemptOutcome, message: str, grace_ms: int = -1, for_job_no: int = 0
+) -> None:
+    """Order the job's live attempt to be stopped. A cancellation overrides an earlier order, never the other way.
+
+    ``grace_ms`` is the notice given, the job's own when it is negative; ``for_job_no`` the waiting job it is stopped for.
+    """
     attempt = job.live
     if attempt is None or attempt.stop_outcome in (outcome, AttemptOutcome.CANCELLED):
         return
     attempt.stop_outcome = outcome
-    state.touch_attempt(attempt)
     attempt.told_ms = state.now()
-    state.send(state.regions[attempt.region], Stop(attempt.ref, job.spec.grace_ms, outcome, message))
+    attempt.stop_grace_ms = grace_ms if grace_ms >= 0 else job.spec.grace_ms
+    attempt.stopped_by_ms = attempt.told_ms + attempt.stop_grace_ms
+    # What a cancellation of the victim frees is still for the job that was to have it.
+    attempt.for_job_no = for_job_no or attempt.for_job_no
+    state.touch_attempt(attempt)
+    state.show_running(attempt)
+    state.send(state.regions[attempt.region], Stop(attempt.ref, attempt.stop_grace_ms, outcome, message))

@@ -17,16 +17,19 @@ from scheduler.domain.records import (
     EventRecord,
     JobRecord,
     LedgerRecord,
+    PolicyRecord,
     RequestRecord,
 )
-from scheduler.domain.states import TERMINAL, AttemptState
+from scheduler.domain.states import FINAL_STATE, RUNTIME_OUTCOMES, TERMINAL, AttemptOutcome, AttemptState
 from scheduler.service.ports import (
     Clock,
     CommitBatch,
     EventQuery,
+    JobFeatures,
     JobQuery,
     Leadership,
     LedgerQuery,
+    RuntimeSample,
     StoredState,
     UsageKey,
     UsageSum,
@@ -35,6 +38,7 @@ from scheduler.store.counters import Counters, counters_of
 from scheduler.store.rollup import sum_usage
 
 REQUESTS_LOADED = 200_000
+RUNTIMES_LOADED = 20_000
 
 _Key = Callable[[Any], Any]
 # The small tables: how many leading fields are the key, and the table the first field of which must exist in another.
@@ -47,6 +51,7 @@ _KEY_WIDTH = {
     "regions": 1,
     "enrolments": 1,
     "nodes": 2,
+    "fair_usage": 3,
 }
 _PARENT: dict[str, tuple[str, int]] = {
     "projects": ("institutions", 0),
@@ -75,6 +80,7 @@ class MemoryStore:
         self._ledger: list[LedgerRecord] = []
         self._ledger_keys: set[tuple[str, int, int]] = set()
         self._requests: dict[tuple[str, str], RequestRecord] = {}
+        self._policies: dict[int, PolicyRecord] = {}
         self._usage: dict[UsageKey, UsageSum] = {}
         self._tables: dict[str, dict[tuple[Any, ...], Any]] = {name: {} for name in _KEY_WIDTH}
         self._failure = ""
@@ -145,6 +151,8 @@ class MemoryStore:
                 requests=requests[-REQUESTS_LOADED:],
                 requests_complete=len(requests) <= REQUESTS_LOADED,
                 **{name: [rows[key] for key in sorted(rows)] for name, rows in self._tables.items()},
+                runtimes=self._recent_runtimes(RUNTIMES_LOADED),
+                policy=self._policies[max(self._policies)] if self._policies else None,
                 last_job_no=self._counters.job_no,
                 last_event_seq=self._counters.event_seq,
                 last_ledger_seq=self._counters.ledger_seq,
@@ -192,6 +200,7 @@ class MemoryStore:
         _check_new("ledger", (record.sequence for record in batch.ledger), _Sequences(self._ledger))
         _check_new("ledger", map(_segment_key, batch.ledger), self._ledger_keys)
         _check_new("requests", ((request.user, request.request_id) for request in batch.requests), self._requests)
+        _check_new("policies", (policy.version for policy in batch.policies), self._policies)
         for name, (parent, at) in _PARENT.items():
             known = {row[0] for row in getattr(batch, parent)}
             for row in getattr(batch, name):
@@ -215,6 +224,8 @@ class MemoryStore:
             self._ledger_keys.add(_segment_key(record))
         for request in batch.requests:
             self._requests[request.user, request.request_id] = request
+        for policy in batch.policies:
+            self._policies[policy.version] = policy
         for total in sums:
             before = self._usage.get(total.key)
             self._usage[total.key] = total if before is None else _added(before, total)
@@ -274,6 +285,27 @@ class MemoryStore:
             attempts = self._attempts.get(self._job_numbers.get(job_id, -1), {})
             return [attempts[number] for number in sorted(attempts)[max(0, len(attempts) - limit) :]]
 
+    def recent_runtimes(self, limit: int) -> list[RuntimeSample]:
+        """The runtimes of the newest ``limit`` jobs that ended by themselves or at their limit, oldest first."""
+        with self._lock:
+            self._check_reachable()
+            return self._recent_runtimes(limit)
+
+    def _recent_runtimes(self, limit: int) -> list[RuntimeSample]:
+        found: list[RuntimeSample] = []
+        for number in sorted(self._attempts, reverse=True):
+            if len(found) == limit:
+                break
+            job = self._jobs[number]
+            attempt = self._attempts[number].get(job.attempt)
+            if attempt is None or not attempt.outcome or not attempt.start_ms:
+                continue
+            outcome = AttemptOutcome(attempt.outcome)
+            if outcome in RUNTIME_OUTCOMES and job.state == FINAL_STATE[outcome]:
+                features = JobFeatures(attempt.institution, attempt.project, attempt.user, job.name, attempt.gpu_milli)
+                found.append(RuntimeSample(features, job.done_ms + attempt.end_ms - attempt.start_ms))
+        return found[::-1]
+
     def events(self, query: EventQuery) -> list[EventRecord]:
         """A page of events, oldest first."""
         with self._lock:
@@ -320,6 +352,19 @@ class MemoryStore:
                 for key, total in self._usage.items()
                 if institution in ("", key.institution) and project in ("", key.project)
             )
+
+    def find_policy(self, version: int) -> PolicyRecord | None:
+        """A version of the policy, if there is one of this number."""
+        with self._lock:
+            self._check_reachable()
+            return self._policies.get(version)
+
+    def list_policies(self, before_version: int, limit: int) -> list[PolicyRecord]:
+        """A page of versions, newest first, without their texts."""
+        with self._lock:
+            self._check_reachable()
+            versions = [v for v in sorted(self._policies, reverse=True) if not before_version or v < before_version]
+            return [self._policies[version]._replace(document="", effective="") for version in versions[:limit]]
 
     def last_sequences(self) -> tuple[int, int]:
         """The newest event's and the newest ledger record's sequence numbers."""

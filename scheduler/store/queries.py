@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Select, Table, case, func, select, text
+from sqlalchemy import Connection, Select, Table, case, func, literal, select, text
 
-from scheduler.domain.records import AttemptRecord, EventRecord, JobRecord, LedgerRecord, RequestRecord
-from scheduler.service.ports import EventQuery, JobQuery, LedgerQuery, UsageKey, UsageSum
+from scheduler.domain.records import AttemptRecord, EventRecord, JobRecord, LedgerRecord, PolicyRecord, RequestRecord
+from scheduler.domain.states import FINAL_STATE, RUNTIME_OUTCOMES
+from scheduler.service.ports import (
+    EventQuery,
+    JobFeatures,
+    JobQuery,
+    LedgerQuery,
+    RuntimeSample,
+    UsageKey,
+    UsageSum,
+)
 from scheduler.store.schema import (
     ATTEMPTS,
     EVENTS,
@@ -18,6 +27,7 @@ from scheduler.store.schema import (
     LIVE_ATTEMPT,
     LIVE_JOB,
     LIVE_STATES_END,
+    POLICIES,
     REQUESTS,
     SUM_BASE,
     USAGE,
@@ -88,6 +98,29 @@ def newest_requests(connection: Connection, limit: int) -> list[RequestRecord]:
     return requests
 
 
+def find_policy(connection: Connection, version: int) -> PolicyRecord | None:
+    """The policy's version of this number; the newest one for 0."""
+    query = select(POLICIES).order_by(POLICIES.c.version.desc()).limit(1)
+    if version:
+        query = query.where(POLICIES.c.version == version)
+    row = connection.execute(query).first()
+    return None if row is None else PolicyRecord._make(row)
+
+
+_NO_TEXT = [
+    literal("").label(column.name) if column.name in ("document", "effective") else column
+    for column in POLICIES.columns
+]
+
+
+def list_policies(connection: Connection, before_version: int, limit: int) -> list[PolicyRecord]:
+    """A page of versions, newest first, without their texts, which are large."""
+    query = select(*_NO_TEXT).order_by(POLICIES.c.version.desc()).limit(limit)
+    if before_version:
+        query = query.where(POLICIES.c.version < before_version)
+    return _records(connection, query, PolicyRecord._make)
+
+
 def _raw(connection: Connection, query: Select[Any]) -> list[tuple[Any, ...]]:
     compiled = query.compile(connection, compile_kwargs={"literal_binds": True})
     cursor = connection.connection.cursor()
@@ -146,6 +179,26 @@ def attempts_of(connection: Connection, job_id: str, limit: int) -> list[Attempt
     job_no = select(JOBS.c.job_no).where(JOBS.c.job_id == job_id).scalar_subquery()
     query = select(ATTEMPTS).where(ATTEMPTS.c.job_no == job_no).order_by(ATTEMPTS.c.attempt.desc()).limit(limit)
     return _records(connection, query, AttemptRecord._make)[::-1]
+
+
+def recent_runtimes(connection: Connection, limit: int) -> list[RuntimeSample]:
+    """Of the newest jobs that ended with one of the telling outcomes, by number."""
+    # Over the attempts, which a queue of millions has none of, from the newest job on.
+    ran = ATTEMPTS.c.end_ms - ATTEMPTS.c.start_ms + JOBS.c.done_ms
+    features = (ATTEMPTS.c.institution, ATTEMPTS.c.project, ATTEMPTS.c.user, JOBS.c.name, ATTEMPTS.c.gpu_milli)
+    query = (
+        select(*features, ran)
+        .join(JOBS, JOBS.c.job_no == ATTEMPTS.c.job_no)
+        .where(
+            JOBS.c.attempt == ATTEMPTS.c.attempt,
+            JOBS.c.state.in_(sorted({int(FINAL_STATE[outcome]) for outcome in RUNTIME_OUTCOMES})),
+            ATTEMPTS.c.outcome.in_(sorted(map(int, RUNTIME_OUTCOMES))),
+            ATTEMPTS.c.start_ms > 0,
+        )
+        .order_by(ATTEMPTS.c.job_no.desc(), ATTEMPTS.c.attempt.desc())
+        .limit(limit)
+    )
+    return [RuntimeSample(JobFeatures(*row[:5]), row[5]) for row in connection.execute(query)][::-1]
 
 
 def events(connection: Connection, asked: EventQuery) -> list[EventRecord]:

@@ -114,6 +114,8 @@ QUOTAS = _table(
     "institution project",
     ForeignKeyConstraint(["institution"], ["institutions.institution"], name="quotas_institution"),
 )
+FAIR_USAGE = _table("fair_usage", records.FairUsageRecord, "institution project user", rowid=False)
+POLICIES = _table("policies", records.PolicyRecord, "version")
 REGIONS = _table("regions", records.RegionRecord, "region")
 NODES = _table(
     "nodes",
@@ -160,6 +162,7 @@ TABLES: dict[str, Table] = {
     "users": USERS,
     "api_keys": API_KEYS,
     "quotas": QUOTAS,
+    "policies": POLICIES,
     "regions": REGIONS,
     "enrolments": ENROLMENTS,
     "nodes": NODES,
@@ -170,5 +173,6 @@ TABLES: dict[str, Table] = {
     "events": EVENTS,
     "ledger": LEDGER,
     "requests": REQUESTS,
+    "fair_usage": FAIR_USAGE,
 }
-INSERT_ONLY = frozenset({"new_jobs", "new_attempts", "events", "ledger", "requests"})
+INSERT_ONLY = frozenset({"new_jobs", "new_attempts", "events", "ledger", "requests", "policies"})

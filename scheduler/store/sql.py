@@ -16,10 +16,12 @@ from scheduler.domain.records import (
     AttemptRecord,
     EnrolmentRecord,
     EventRecord,
+    FairUsageRecord,
     InstitutionRecord,
     JobRecord,
     LedgerRecord,
     NodeRecord,
+    PolicyRecord,
     ProjectRecord,
     QuotaRecord,
     RegionRecord,
@@ -32,6 +34,7 @@ from scheduler.service.ports import (
     JobQuery,
     Leadership,
     LedgerQuery,
+    RuntimeSample,
     StoredState,
     UsageSum,
 )
@@ -45,6 +48,7 @@ from scheduler.store.rollup import sum_usage
 from scheduler.store.statements import Statements, parts
 
 REQUESTS_LOADED = 200_000
+RUNTIMES_LOADED = 20_000
 # From this many rows on, PostgreSQL takes them faster by COPY than by INSERT.
 _COPY_FROM_ROWS = 20
 
@@ -125,6 +129,9 @@ class SqlStore:
                 quotas=queries.all_of(connection, schema.QUOTAS, QuotaRecord._make),
                 regions=queries.all_of(connection, schema.REGIONS, RegionRecord._make),
                 nodes=queries.all_of(connection, schema.NODES, NodeRecord._make),
+                fair_usage=queries.all_of(connection, schema.FAIR_USAGE, FairUsageRecord._make),
+                runtimes=queries.recent_runtimes(connection, RUNTIMES_LOADED),
+                policy=queries.find_policy(connection, 0),
                 last_job_no=leader.job_no,
                 last_event_seq=leader.event_seq,
                 last_ledger_seq=leader.ledger_seq,
@@ -211,6 +218,11 @@ class SqlStore:
         with translated("reading attempts"), self._reading() as connection:
             return queries.attempts_of(connection, job_id, limit)
 
+    def recent_runtimes(self, limit: int) -> list[RuntimeSample]:
+        """The runtimes of the newest ``limit`` jobs that ended by themselves or at their limit, oldest first."""
+        with translated("reading runtimes"), self._reading() as connection:
+            return queries.recent_runtimes(connection, limit)
+
     def events(self, query: EventQuery) -> list[EventRecord]:
         """A page of events, oldest first."""
         with translated("reading events"), self._reading() as connection:
@@ -225,6 +237,16 @@ class SqlStore:
         """All sums by ``UsageKey``, of one tenant or of all, from the rollup."""
         with translated("reading usage"), self._reading() as connection:
             return queries.usage_sums(connection, institution, project)
+
+    def find_policy(self, version: int) -> PolicyRecord | None:
+        """A version of the policy, if there is one of this number."""
+        with translated("reading a policy"), self._reading() as connection:
+            return queries.find_policy(connection, version) if version > 0 else None
+
+    def list_policies(self, before_version: int, limit: int) -> list[PolicyRecord]:
+        """A page of versions, newest first, without their texts."""
+        with translated("listing policies"), self._reading() as connection:
+            return queries.list_policies(connection, before_version, limit)
 
     def last_sequences(self) -> tuple[int, int]:
         """The newest event's and the newest ledger record's sequence numbers."""

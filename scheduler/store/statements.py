@@ -25,7 +25,7 @@ from scheduler.store.schema import INSERT_ONLY, INT, LEADER, NODES, SUM_BASE, SU
 
 _Row = TypeVar("_Row")
 
-# Rows in one statement: few lengths, so that each is prepared once; the longest times 33 columns is within SQLite's bound.
+# Rows in one statement: few lengths, so that each is prepared once; the longest times 34 columns is within SQLite's bound.
 _PART_ROWS = (512, 64, 8, 1)
 
 

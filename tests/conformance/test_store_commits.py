@@ -33,19 +33,24 @@ def test_every_record_comes_back_as_it_was_given(store: Store, writer: Writer) -
         "quotas": [rows.quota(), rows.quota(project="nlp", pending_jobs=5)],
         "regions": [rows.region()],
         "nodes": [rows.node(), rows.node("n2", labels='{"rack":"7"}', draining=1)],
+        "fair_usage": [rows.fair_usage(), rows.fair_usage(""), rows.fair_usage("", project="")],
     }
     work = {
         "new_jobs": [
             rows.job(1, message="等待 'quoted' \\ and\nlines\ttabs"),
-            rows.job(2, spec=bytes(range(256)) * 20),
+            rows.job(2, spec=bytes(range(256)) * 20, done_ms=2**62),
         ],
         "new_attempts": [
-            rows.attempt(1, logs="sha256:ab"),
+            rows.attempt(1, logs="sha256:ab", saved_ms=rows.T0_MS + 1),
             rows.attempt(2, placement='[["n1",[0,1]]]', memory_mib=2**62),
         ],
         "events": [rows.event(1), rows.event(2, 2, message="\\N")],
         "ledger": [rows.segment(1, start_ms=rows.T0_MS, end_ms=rows.T0_MS + 5)],
         "requests": [rows.request(1), rows.request(2, fingerprint=bytes(32))],
+        "policies": [
+            rows.policy(1),
+            rows.policy(2, document="order: {shortness: 1}  # 'why' \\ not\n", comment="公平"),
+        ],
     }
 
     writer.commit(**tenants, **work)
@@ -54,6 +59,7 @@ def test_every_record_comes_back_as_it_was_given(store: Store, writer: Writer) -
     assert state.jobs == work["new_jobs"]
     assert state.attempts == work["new_attempts"]
     assert state.requests == work["requests"]
+    assert [store.find_policy(version) for version in (1, 2)] == work["policies"]
     for name, given in tenants.items():
         assert sorted(getattr(state, name)) == sorted(given), name
     assert store.events(EventQuery(after=0, limit=10)) == work["events"]
@@ -80,6 +86,7 @@ def test_a_record_replaces_the_one_of_its_key(store: Store, writer: Writer) -> N
         new_attempts=[rows.attempt(1)],
         nodes=[rows.node(), rows.node("n2")],
         quotas=[rows.quota()],
+        fair_usage=[rows.fair_usage(), rows.fair_usage("wang")],
     )
     running = rows.job(1, state=int(JobState.RUNNING), region="east", attempt=1)
     started = rows.attempt(1, start_ms=rows.T0_MS + 9)
@@ -92,6 +99,7 @@ def test_a_record_replaces_the_one_of_its_key(store: Store, writer: Writer) -> N
         regions=[rows.region(spool_id="s", acked_event_seq=12)],
         nodes=[rows.node(up=0)],
         quotas=[rows.quota(cpu_milli=5)],
+        fair_usage=[rows.fair_usage(as_of_ms=rows.T0_MS + 1)],
     )
 
     state = store.load()
@@ -102,6 +110,7 @@ def test_a_record_replaces_the_one_of_its_key(store: Store, writer: Writer) -> N
     assert state.regions == [rows.region(spool_id="s", acked_event_seq=12)]
     assert state.nodes == [rows.node(up=0), rows.node("n2")]
     assert state.quotas == [rows.quota(cpu_milli=5)]
+    assert state.fair_usage == [rows.fair_usage(as_of_ms=rows.T0_MS + 1), rows.fair_usage("wang")]
 
 
 def test_one_batch_may_add_and_change_a_row(store: Store, writer: Writer) -> None:
@@ -169,6 +178,7 @@ REFUSED = {
     "a ledger number twice": {"ledger": [rows.segment(1, job_id="other")]},
     "a segment twice": {"ledger": [rows.segment(50, job_id=rows.segment(1).job_id)]},
     "a request twice": {"requests": [rows.request(50, "r1")]},
+    "a policy's version twice": {"policies": [rows.policy(1, comment="another")]},
     "a project of nobody": {"projects": [rows.project()]},
     "a quota of nobody": {"quotas": [rows.quota()]},
     "a node of nowhere": {"nodes": [rows.node()]},
@@ -186,6 +196,7 @@ def test_one_bad_row_undoes_the_whole_commit(store: Store, writer: Writer, other
         events=[rows.event(1)],
         ledger=[rows.segment(1)],
         requests=[rows.request(1)],
+        policies=[rows.policy(1)],
     )
     before = store.load(), store.usage_sums(), store.last_sequences()
     good = {

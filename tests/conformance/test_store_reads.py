@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
-from scheduler.domain.states import JobState
-from scheduler.service.ports import EventQuery, JobQuery, LedgerQuery, Store
+from scheduler.domain.states import AttemptOutcome, JobState
+from scheduler.service.ports import EventQuery, JobFeatures, JobQuery, LedgerQuery, RuntimeSample, Store
 from tests.conformance.conftest import Writer
 from tests.support import rows
 
@@ -93,6 +94,40 @@ def test_the_newest_attempts_oldest_first(store: Store, writer: Writer) -> None:
     assert store.attempts_of("nobody", 100) == []
 
 
+def test_the_newest_runtimes_oldest_first(store: Store, writer: Writer) -> None:
+    ended = {"state": 3, "start_ms": rows.T0_MS, "gpu_milli": 500}
+    jobs, attempts = [], []
+
+    def ran(number: int, state: JobState, outcome: AttemptOutcome, ms: int, last: int = 1, **values: Any) -> None:
+        jobs.append(rows.job(number, state=int(state), attempt=last, **values))
+        attempts.append(rows.attempt(number, **ended | {"outcome": int(outcome), "end_ms": rows.T0_MS + ms}))
+
+    ran(1, JobState.SUCCEEDED, AttemptOutcome.SUCCEEDED, 10)
+    ran(2, JobState.FAILED, AttemptOutcome.FAILED, 20, last=2, done_ms=1_000, name="eval")
+    attempts.append(
+        rows.attempt(2, 2, **ended | {"outcome": int(AttemptOutcome.OUT_OF_MEMORY), "end_ms": rows.T0_MS + 21})
+    )
+    ran(3, JobState.TIMED_OUT, AttemptOutcome.TIMED_OUT, 30)
+    ran(4, JobState.CANCELLED, AttemptOutcome.FAILED, 40)
+    ran(5, JobState.FAILED, AttemptOutcome.NODE_LOST, 50)
+    ran(6, JobState.FAILED, AttemptOutcome.SPAWN_FAILED, 60)
+    ran(7, JobState.QUEUED, AttemptOutcome.FAILED, 70)
+    jobs.append(rows.job(8))
+    # A live attempt, and one that ended before its start was told.
+    jobs += [rows.job(9, state=int(JobState.RUNNING), attempt=1), rows.job(10, state=int(JobState.FAILED), attempt=1)]
+    attempts += [rows.attempt(9), rows.attempt(10, state=3, outcome=int(AttemptOutcome.FAILED), end_ms=rows.T0_MS)]
+    writer.commit(new_jobs=jobs, new_attempts=attempts)
+    tongji = JobFeatures("tongji", "default", "li", "train", 500)
+    expected = [
+        RuntimeSample(tongji, 10),
+        RuntimeSample(tongji._replace(name="eval"), 1_021),
+        RuntimeSample(tongji, 30),
+    ]
+
+    assert store.recent_runtimes(100) == store.load().runtimes == expected
+    assert store.recent_runtimes(2) == expected[1:]
+
+
 EVENTS = [
     rows.event(1, 1),
     rows.event(2, 2, institution="fudan"),
@@ -174,3 +209,24 @@ def test_pages_in_turn_are_the_whole(store: Store, writer: Writer) -> None:
         before = page[-1].job_no
 
     assert pages == [job for job in reversed(jobs) if job.institution == "fudan" and job.state in (2, 4, 6)]
+
+
+def test_the_newest_policy_is_loaded_and_the_old_ones_stay(store: Store, writer: Writer) -> None:
+    assert store.load().policy is None
+    assert store.list_policies(0, 10) == []
+    versions = [
+        rows.policy(1),
+        rows.policy(2, document="# 复旦大学\nname: 'a'\n" * 9_000, comment=""),
+        rows.policy(3, author="li"),
+    ]
+    for version in versions:
+        writer.commit(policies=[version])
+
+    assert store.load().policy == versions[2]
+    assert [store.find_policy(number) for number in (1, 2, 3)] == versions
+    assert [store.find_policy(number) for number in (0, 4, -1)] == [None] * 3
+    bare = [version._replace(document="", effective="") for version in reversed(versions)]
+    assert store.list_policies(0, 10) == bare
+    assert store.list_policies(0, 2) == bare[:2]
+    assert store.list_policies(2, 2) == bare[2:]
+    assert store.list_policies(1, 2) == []

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import select
+from sqlalchemy import create_engine, select
 
 from scheduler.domain.states import TERMINAL, AttemptState
 from scheduler.service.ports import CommitBatch, EventQuery, JobQuery, LedgerQuery, Store
-from scheduler.store import schema
+from scheduler.store import migrate, schema
 from scheduler.store.sql import SqlStore
 from tests.conformance.conftest import Disk
 from tests.support import rows
@@ -46,8 +48,8 @@ def test_the_indexes_know_which_states_are_live() -> None:
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 def test_processes_that_start_together_migrate_once(kind: str, tmp_path: Path, postgres: PostgresServer) -> None:
     url = f"sqlite:///{tmp_path}/new/suanli.db" if kind == "sqlite" else postgres.url("together")
-    command = [sys.executable, "-c", _MIGRATE, url]
-    processes = [subprocess.Popen(command, cwd=Path(__file__).parents[2]) for _ in range(3)]
+    argv = [sys.executable, "-c", _MIGRATE, url]
+    processes = [subprocess.Popen(argv, cwd=Path(__file__).parents[2]) for _ in range(3)]
 
     assert [process.wait(60) for process in processes] == [0, 0, 0]
 
@@ -61,6 +63,30 @@ def test_processes_that_start_together_migrate_once(kind: str, tmp_path: Path, p
     store.close()
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_a_database_of_the_first_release_is_upgraded_with_what_it_holds(
+    kind: str, tmp_path: Path, postgres: PostgresServer
+) -> None:
+    url = f"sqlite:///{tmp_path}/old.db" if kind == "sqlite" else postgres.url("upgraded")
+    store = SqlStore(url)
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrate.__file__).parent / "migrations"))
+    with store._engines.write.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.exec_driver_sql("INSERT INTO institutions VALUES ('tongji', 'Tongji', 1, 'east', 5)")
+
+    store.migrate()
+
+    state = store.load()
+    assert (state.institutions, state.policy) == ([rows.institution(create_ms=5)], None)
+    lease = store.acquire_leadership("test", 60_000)
+    assert lease is not None
+    store.commit(lease.epoch, 1, CommitBatch(policies=[rows.policy(1)]))
+    assert store.load().policy == rows.policy(1)
+    store.close()
+
+
 QUESTIONS: dict[str, tuple[Callable[[Store], object], str]] = {
     "an institution's jobs": (lambda store: store.list_jobs(JobQuery(institution="a")), "jobs_by_institution"),
     "a project's jobs": (lambda store: store.list_jobs(JobQuery(institution="a", project="b")), "jobs_by_project"),
@@ -69,7 +95,10 @@ QUESTIONS: dict[str, tuple[Callable[[Store], object], str]] = {
     "live jobs": (lambda store: store.load(), "jobs_live"),
     "live attempts": (lambda store: store.load(), "attempts_live"),
     "the newest requests": (lambda store: store.load(), "requests_by_age"),
+    "the newest policy": (lambda store: store.load(), "policies"),
+    "versions of the policy": (lambda store: store.list_policies(9, 9), "PRIMARY KEY"),
     "a job's attempts": (lambda store: store.attempts_of("a", 9), "PRIMARY KEY"),
+    "the newest runtimes": (lambda store: store.recent_runtimes(9), "SCAN attempts"),
     "an institution's events": (lambda store: store.events(EventQuery(1, 9, institution="a")), "events_by_institution"),
     "a job's events": (lambda store: store.events(EventQuery(1, 9, ("j0000000001",))), "events_by_job"),
     "an array's events": (lambda store: store.events(EventQuery(1, 9, ("j0000000001",))), "events_by_array"),
@@ -102,3 +131,24 @@ def test_a_page_is_read_by_an_index_without_a_sort(new_disk: Callable[[str], Dis
     used = [plan for plan in steps if index in plan]
     assert used, steps
     assert not any("TEMP B-TREE" in plan for plan in used)
+
+
+def test_rows_of_the_first_schema_are_kept(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/suanli.db"
+    engine = create_engine(url)
+    config = Config()
+    config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        for table, row in (("jobs", rows.job(1)), ("attempts", rows.attempt(1))):
+            values = row[:-1]
+            connection.exec_driver_sql(f"INSERT INTO {table} VALUES ({', '.join('?' * len(values))})", values)
+    engine.dispose()
+
+    store = SqlStore(url)
+    store.migrate()
+    state = store.load()
+    store.close()
+
+    assert (state.jobs, state.attempts) == ([rows.job(1)], [rows.attempt(1)])

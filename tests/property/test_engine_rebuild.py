@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -11,11 +12,16 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from protos.suanli.v1 import jobs_pb2
 from scheduler.domain.agent import Checkpointed
 from scheduler.domain.errors import FailedPrecondition
-from scheduler.domain.resources import Resources
+from scheduler.domain.resources import ZERO, Resources
 from scheduler.domain.states import AttemptOutcome, JobState
-from scheduler.planning.policy import Policy
-from scheduler.service import tenants
+from scheduler.planning.policy_text import read_policy
+from scheduler.planning.types import Eviction, PoolKey, PoolUse
+from scheduler.planning.usage import decayed
+from scheduler.service import policies, rounds, tenants
+from scheduler.service.contract import PolicyDraft
 from scheduler.service.engine import Engine
+from scheduler.service.holdings import REFRESH_MS
+from scheduler.service.model import Tenant
 from tests.unit.service.harness import CODEC, Site, node, spec
 
 OUTCOMES = [
@@ -46,7 +52,19 @@ def observable(engine: Engine) -> dict[str, Any]:
         "nodes": {key: (node.view, node.attempts) for key, node in state.nodes.items()},
         "pools": state.pools,
         "tenants": {
-            key: (tenant.view, tenant.live_jobs, tenant.max_live_jobs) for key, tenant in state.tenants.items()
+            key: (tenant.weight, tenant.quota, tenant.home_region, tenant.live_jobs, tenant.max_live_jobs)
+            for key, tenant in state.tenants.items()
+        },
+        "held": {
+            key: (tenant.in_use, tenant.average)
+            for key, tenant in state.holdings.all_tenants()
+            if tenant.in_use != ZERO or _past(engine, tenant) != ZERO
+        },
+        "pool_use": state.holdings.pool_use,
+        # When a stop that was ordered takes effect, and for whom, is known to the leader that ordered it.
+        "running": {
+            launch_seq: replace(view, stopped_by_ms=int(view.stopped_by_ms > 0), for_job_no=0)
+            for launch_seq, view in state.running.items()
         },
         "dependents": {job_id: set(waiting) for job_id, waiting in state.dependents.items()},
         "timers": sorted(
@@ -57,7 +75,13 @@ def observable(engine: Engine) -> dict[str, Any]:
         "counters": state.counters,
         "regions": {region.region: region.record()._replace(last_seen_ms=0) for region in state.regions.values()},
         "requests": dict(state.requests),
+        "policy": (engine.policy, state.policy_record),
     }
+
+
+def _past(engine: Engine, tenant: Tenant) -> Resources:
+    half_life_ms = engine.state.policy.order.half_life_ms
+    return decayed(tenant.average, tenant.in_use, engine.state.now(), half_life_ms).amount
 
 
 class Histories(RuleBasedStateMachine):
@@ -80,6 +104,8 @@ class Histories(RuleBasedStateMachine):
         max_parallel=st.sampled_from([0, 1, 2]),
         max_retries=st.sampled_from([0, 2]),
         backoff_ms=st.sampled_from([0, 1_000]),
+        preemptible=st.booleans(),
+        priority_class=st.sampled_from([1, 2, 3]),
         partition_policy=st.sampled_from([jobs_pb2.PARTITION_POLICY_WAIT, jobs_pb2.PARTITION_POLICY_MOVE]),
         conditions=st.lists(st.sampled_from([1, 2]), max_size=2),
         data=st.data(),
@@ -123,7 +149,27 @@ class Histories(RuleBasedStateMachine):
         else:
             self.site.east.started(job_id)
 
-    @rule(ms=st.sampled_from([1, 500, 2_500, 30_000]), silent=st.booleans())
+    @precondition(lambda self: self.site.engine.state.attempts and self.site.engine.state.queue.size_total)
+    @rule(data=st.data(), rule=st.sampled_from(["RECLAIM", "PRIORITY"]), grace_ms=st.sampled_from([0, 60_000]))
+    def evict(self, data: st.DataObject, rule: str, grace_ms: int) -> None:
+        state = self.site.engine.state
+        attempt = state.attempts[data.draw(st.sampled_from(sorted(state.attempts)))]
+        waiting = data.draw(
+            st.sampled_from(sorted(number for number, j in state.jobs_by_no.items() if j in state.queue))
+        )
+        stopping = attempt.stop_outcome is not None
+        rounds.evict(state, Eviction(attempt.launch_seq, attempt.job.job_no, waiting, rule, grace_ms))
+        assert (attempt.stop_outcome is not None) == (stopping or attempt.job.spec.preemptible)
+        self.site.turn()
+
+    @rule(half_life=st.sampled_from(["1m", "7d"]), shortness=st.sampled_from([0, 10]), starts=st.sampled_from([2, 512]))
+    def put_policy(self, half_life: str, shortness: int, starts: int) -> None:
+        order = f"{{shortness: {shortness}, past: {{half_life: {half_life}}}}}"
+        document = f"order: {order}\nround: {{max_starts: {starts}}}\n"
+        policies.put_policy(self.site.engine.state, PolicyDraft(document, read_policy(document)), "admin")
+        self.site.turn()
+
+    @rule(ms=st.sampled_from([1, 500, 2_500, 30_000, 300_000]), silent=st.booleans())
     def wait(self, ms: int, silent: bool) -> None:
         self.site.wait(ms, silent=silent)
 
@@ -161,7 +207,7 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def the_store_alone_gives_the_same_engine(self) -> None:
         live = self.site.engine
-        again = Engine(self.site.clock, self.site.ids, CODEC, Policy(), self.site.settings)
+        again = Engine(self.site.clock, self.site.ids, CODEC, self.site.policy, self.site.settings)
         again.rebuild(self.site.store.load(), live.state.epoch)
         before, after = observable(live), observable(again)
         before["requests"] = {key: after["requests"].get(key) for key in before["requests"]}
@@ -177,6 +223,48 @@ class Histories(RuleBasedStateMachine):
             waiting = job.state is JobState.QUEUED or (job.state is JobState.RUNNING and job.array_size > 0)
             assert (job in state.queue) == (waiting and job.startable_tasks > 0), job.job_id
             assert (job.live is not None) == (job.state in (JobState.STARTING, JobState.RUNNING) and not job.array_size)
+
+    @invariant()
+    def planning_sees_what_is(self) -> None:
+        state = self.site.engine.state
+        snapshot = state.snapshot()
+        held: dict[tuple[str, ...], Resources] = {}
+        pools: dict[tuple[str, PoolKey], PoolUse] = {}
+        for attempt in state.attempts.values():
+            job = attempt.job
+            spec, total = job.spec, job.spec.shape.total
+            for key in (
+                (spec.institution,),
+                (spec.institution, spec.project),
+                (spec.institution, spec.project, job.user),
+            ):
+                held[key] = held.get(key, ZERO).plus(total)
+            pool = (spec.institution, PoolKey(attempt.region, attempt.pool))
+            before = pools.get(pool, PoolUse(ZERO, ZERO))
+            pools[pool] = PoolUse(before.held.plus(total), before.firm.plus(ZERO if spec.preemptible else total))
+        seen = (
+            {(key,): view for key, view in snapshot.institutions.items()} | {**snapshot.projects} | {**snapshot.users}
+        )
+        assert {key: view.in_use for key, view in seen.items() if view.in_use != ZERO} == held
+        assert snapshot.pool_use == pools
+        assert snapshot.running == {seq: attempt.view for seq, attempt in state.attempts.items()}
+        assert all(view.in_use != ZERO or view.past != ZERO for view in snapshot.users.values())
+        for key in snapshot.queue.groups():
+            places = [place[:2] for place in snapshot.queue.jobs(key)]
+            assert [rank for rank, _ in places] == sorted(rank for rank, _ in places)
+
+    @invariant()
+    def a_past_is_never_shown_older_than_a_minute_at_a_tick(self) -> None:
+        state = self.site.engine.state
+        state.holdings.refresh(state.now())
+        for key, tenant in state.holdings.all_tenants():
+            view = state.holdings.view_of(key)
+            shown_ms = state.holdings.shown_ms.get(key)
+            if shown_ms is None:
+                assert view.past == tenant.in_use == ZERO
+            else:
+                assert shown_ms > state.now() - REFRESH_MS
+                assert view.in_use == tenant.in_use
 
 
 TestHistories = Histories.TestCase

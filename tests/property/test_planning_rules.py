@@ -1,4 +1,4 @@
-"""Whatever the snapshot: the fast planner answers as the plain one, and the invariants hold."""
+"""Whatever the snapshot: the invariants hold, and explanations agree with the plan."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from scheduler.planning.feasible import could_ever_fit
 from scheduler.planning.plan import plan
 from scheduler.planning.policy import Policy
 from scheduler.planning.types import UNLIMITED, Snapshot, TenantView
-from tests.property.reference_planner import reference_plan
 from tests.unit.planning.builders import ListQueue, World, node, shape
 
 REGIONS = ("east", "west")
@@ -86,52 +85,9 @@ def worlds(draw):
     return made
 
 
-@st.composite
-def crowded_worlds(draw):
-    """Alike nodes with room, and more that wants it: here order decides, and who has waited long."""
-    sizes = (2000, 4000, 4000)
-    made = World([node(f"n{i}", cpu=8000) for i in range(draw(st.integers(1, 3)))])
-    if draw(st.booleans()):
-        made.nodes.append(node("g", "east/gpu", 16_000, gpus=2, accelerator="A100"))
-    made.nodes = [
-        replace(view, free=replace_cpu(view.free, draw(st.sampled_from(sizes)) if draw(st.booleans()) else 8000))
-        for view in made.nodes
-    ]
-    for _ in range(draw(st.integers(2, 6))):
-        made.add(
-            draw(st.sampled_from("abc")),
-            shape(draw(st.sampled_from((1000, 2000, 3000, 8000))), 64, replicas=draw(st.sampled_from((1, 1, 2, 3)))),
-            draw(st.integers(1, 6)),
-            project=draw(st.sampled_from("pq")),
-            priority=draw(st.sampled_from((PriorityClass.NORMAL, PriorityClass.NORMAL, PriorityClass.HIGH))),
-            submit_ms=draw(st.integers(0, NOW_MS)),
-        )
-    weights = st.integers(1, 3)
-    held = st.sampled_from((Resources(), Resources(), Resources(1000, 64), Resources(6000, 64)))
-    made.institutions = {name: TenantView(draw(weights), draw(held)) for name in made.institutions}
-    made.projects = {key: TenantView(draw(weights), draw(held)) for key in made.projects}
-    return made
-
-
-def replace_cpu(free: Resources, cpu_milli: int) -> Resources:
-    return free._replace(cpu_milli=cpu_milli)
-
-
-policies = st.builds(Policy, st.sampled_from((1, 3, 512)), st.sampled_from((100, 500, 2000)))
-
-
-@settings(max_examples=300, deadline=None)
-@given(worlds(), policies)
-def test_the_fast_planner_answers_as_the_plain_one(world, policy):
-    snapshot = world.snapshot()
-    assert plan(snapshot, policy, NOW_MS) == reference_plan(snapshot, policy, NOW_MS)
-
-
-@settings(max_examples=400, deadline=None)
-@given(crowded_worlds(), policies)
-def test_the_fast_planner_answers_as_the_plain_one_where_many_compete(world, policy):
-    snapshot = world.snapshot()
-    assert plan(snapshot, policy, NOW_MS) == reference_plan(snapshot, policy, NOW_MS)
+policies = st.builds(
+    Policy, max_starts_per_round=st.sampled_from((1, 3, 512)), max_passed_over_ms=st.sampled_from((100, 500, 2000))
+)
 
 
 @settings(max_examples=150, deadline=None)

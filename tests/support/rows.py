@@ -9,10 +9,12 @@ from scheduler.domain.records import (
     AttemptRecord,
     EnrolmentRecord,
     EventRecord,
+    FairUsageRecord,
     InstitutionRecord,
     JobRecord,
     LedgerRecord,
     NodeRecord,
+    PolicyRecord,
     ProjectRecord,
     QuotaRecord,
     RegionRecord,
@@ -148,5 +150,15 @@ def enrolment(token_hash: bytes = b"\x00\x03" * 16, **values: Any) -> EnrolmentR
     return EnrolmentRecord(token_hash, "east", T0_MS, T0_MS + 1, 0)._replace(**values)
 
 
+def fair_usage(user: str = "li", **values: Any) -> FairUsageRecord:
+    return FairUsageRecord("tongji", "default", user, 10**15, 2 * 10**18, 0, T0_MS)._replace(**values)
+
+
 def quota(**values: Any) -> QuotaRecord:
     return QuotaRecord("tongji", "", -1, -1, -1, -1)._replace(**values)
+
+
+def policy(version: int = 1, **values: Any) -> PolicyRecord:
+    return PolicyRecord(version, "preset: fair\n", '{"preset":"fair"}', "why", "admin", T0_MS + version)._replace(
+        **values
+    )

@@ -89,6 +89,26 @@ class AdminServiceStub:
                 request_serializer=suanli_dot_v1_dot_admin__pb2.ListQuotasRequest.SerializeToString,
                 response_deserializer=suanli_dot_v1_dot_admin__pb2.ListQuotasResponse.FromString,
                 _registered_method=True)
+        self.GetPolicy = channel.unary_unary(
+                '/suanli.v1.AdminService/GetPolicy',
+                request_serializer=suanli_dot_v1_dot_admin__pb2.GetPolicyRequest.SerializeToString,
+                response_deserializer=suanli_dot_v1_dot_admin__pb2.GetPolicyResponse.FromString,
+                _registered_method=True)
+        self.PutPolicy = channel.unary_unary(
+                '/suanli.v1.AdminService/PutPolicy',
+                request_serializer=suanli_dot_v1_dot_admin__pb2.PutPolicyRequest.SerializeToString,
+                response_deserializer=suanli_dot_v1_dot_admin__pb2.PutPolicyResponse.FromString,
+                _registered_method=True)
+        self.ListPolicyVersions = channel.unary_unary(
+                '/suanli.v1.AdminService/ListPolicyVersions',
+                request_serializer=suanli_dot_v1_dot_admin__pb2.ListPolicyVersionsRequest.SerializeToString,
+                response_deserializer=suanli_dot_v1_dot_admin__pb2.ListPolicyVersionsResponse.FromString,
+                _registered_method=True)
+        self.ListPolicyPresets = channel.unary_unary(
+                '/suanli.v1.AdminService/ListPolicyPresets',
+                request_serializer=suanli_dot_v1_dot_admin__pb2.ListPolicyPresetsRequest.SerializeToString,
+                response_deserializer=suanli_dot_v1_dot_admin__pb2.ListPolicyPresetsResponse.FromString,
+                _registered_method=True)
         self.CreateEnrolmentToken = channel.unary_unary(
                 '/suanli.v1.AdminService/CreateEnrolmentToken',
                 request_serializer=suanli_dot_v1_dot_admin__pb2.CreateEnrolmentTokenRequest.SerializeToString,
@@ -192,6 +212,34 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetPolicy(self, request, context):
+        """The scheduling policy: the one in force, or an older version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutPolicy(self, request, context):
+        """Checks a policy and puts it in force from the next planning round on, as a new version. The old ones stay.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPolicyVersions(self, request, context):
+        """Who changed the policy, when and why; newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPolicyPresets(self, request, context):
+        """The policies that a document may be based on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateEnrolmentToken(self, request, context):
         """Creates the region when needed, and a token with which one agent may enrol for it.
         """
@@ -288,6 +336,26 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListQuotas,
                     request_deserializer=suanli_dot_v1_dot_admin__pb2.ListQuotasRequest.FromString,
                     response_serializer=suanli_dot_v1_dot_admin__pb2.ListQuotasResponse.SerializeToString,
+            ),
+            'GetPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPolicy,
+                    request_deserializer=suanli_dot_v1_dot_admin__pb2.GetPolicyRequest.FromString,
+                    response_serializer=suanli_dot_v1_dot_admin__pb2.GetPolicyResponse.SerializeToString,
+            ),
+            'PutPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutPolicy,
+                    request_deserializer=suanli_dot_v1_dot_admin__pb2.PutPolicyRequest.FromString,
+                    response_serializer=suanli_dot_v1_dot_admin__pb2.PutPolicyResponse.SerializeToString,
+            ),
+            'ListPolicyVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPolicyVersions,
+                    request_deserializer=suanli_dot_v1_dot_admin__pb2.ListPolicyVersionsRequest.FromString,
+                    response_serializer=suanli_dot_v1_dot_admin__pb2.ListPolicyVersionsResponse.SerializeToString,
+            ),
+            'ListPolicyPresets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPolicyPresets,
+                    request_deserializer=suanli_dot_v1_dot_admin__pb2.ListPolicyPresetsRequest.FromString,
+                    response_serializer=suanli_dot_v1_dot_admin__pb2.ListPolicyPresetsResponse.SerializeToString,
             ),
             'CreateEnrolmentToken': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateEnrolmentToken,
@@ -617,6 +685,114 @@ class AdminService:
             '/suanli.v1.AdminService/ListQuotas',
             suanli_dot_v1_dot_admin__pb2.ListQuotasRequest.SerializeToString,
             suanli_dot_v1_dot_admin__pb2.ListQuotasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/suanli.v1.AdminService/GetPolicy',
+            suanli_dot_v1_dot_admin__pb2.GetPolicyRequest.SerializeToString,
+            suanli_dot_v1_dot_admin__pb2.GetPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/suanli.v1.AdminService/PutPolicy',
+            suanli_dot_v1_dot_admin__pb2.PutPolicyRequest.SerializeToString,
+            suanli_dot_v1_dot_admin__pb2.PutPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPolicyVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/suanli.v1.AdminService/ListPolicyVersions',
+            suanli_dot_v1_dot_admin__pb2.ListPolicyVersionsRequest.SerializeToString,
+            suanli_dot_v1_dot_admin__pb2.ListPolicyVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPolicyPresets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/suanli.v1.AdminService/ListPolicyPresets',
+            suanli_dot_v1_dot_admin__pb2.ListPolicyPresetsRequest.SerializeToString,
+            suanli_dot_v1_dot_admin__pb2.ListPolicyPresetsResponse.FromString,
             options,
             channel_credentials,
             insecure,

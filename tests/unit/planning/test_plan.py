@@ -20,7 +20,10 @@ NO_BACKFILL = BackfillPolicy(reservations=0)
 
 
 def started(world: World, now_ms: int = 0, **policy: int) -> list[int]:
-    return [start.job_no for start in plan(world.snapshot(), Policy(order=FAIR, backfill=NO_BACKFILL, **policy), now_ms).starts]
+    return [
+        start.job_no
+        for start in plan(world.snapshot(), Policy(order=FAIR, backfill=NO_BACKFILL, **policy), now_ms).starts
+    ]
 
 
 def where(world: World) -> list[str]:

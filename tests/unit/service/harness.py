@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from protos.suanli.v1 import jobs_pb2
@@ -30,7 +30,8 @@ from scheduler.planning.policy import Policy
 from scheduler.service import tenants
 from scheduler.service.contract import Submission
 from scheduler.service.engine import Engine
-from scheduler.service.ports import EventQuery, LedgerQuery
+from scheduler.service.ports import EventQuery, LedgerQuery, RuntimePredictor
+from scheduler.service.predicting import LimitPredictor
 from scheduler.service.state import Settings
 from scheduler.store.memory import MemoryStore
 from scheduler.wire.spec import SpecCodec
@@ -166,7 +167,15 @@ class Agent:
 class Site:
     """One control plane with institutions "north" and "south", and region "east" with one node of eight cores."""
 
-    def __init__(self, settings: Settings = SETTINGS, nodes: Sequence[NodeReport] = (node("n1"),)) -> None:
+    def __init__(
+        self,
+        settings: Settings = SETTINGS,
+        nodes: Sequence[NodeReport] = (node("n1"),),
+        policy: Policy | None = None,
+        predictor: Callable[[], RuntimePredictor] = LimitPredictor,
+    ) -> None:
+        self.policy = policy or Policy()
+        self.predictor = predictor
         self.clock = ManualClock()
         self.ids = CountedIds()
         self.store = MemoryStore(self.clock)
@@ -186,7 +195,7 @@ class Site:
         assert leadership is not None
         stored = self.store.load()
         self.commits = stored.last_commit_no
-        self.engine = Engine(self.clock, self.ids, CODEC, Policy(), self.settings)
+        self.engine = Engine(self.clock, self.ids, CODEC, self.policy, self.settings, predictor=self.predictor())
         self.engine.rebuild(stored, leadership.epoch)
 
     def restart(self, connect: bool = True) -> None:
