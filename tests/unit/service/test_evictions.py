@@ -133,6 +133,13 @@ def test_nobody_is_stopped_for_a_job_that_has_left_the_queue(site: Site, decide:
     assert stops(site.turn()) == []
 
 
+def test_nobody_is_stopped_for_a_job_that_has_been_started(site: Site, decide: Decide) -> None:
+    victim = site.running(institution="south", cpu=4_000, preemptible=True)
+    decide(victim, site.running(cpu=4_000))
+
+    assert stops(site.turn()) == []
+
+
 def test_what_is_stopping_already_is_not_told_again(site: Site, decide: Decide) -> None:
     victim, waiting = full(site)
     site.cancel(victim)
