@@ -56,8 +56,6 @@ class Site:
         """How many entries ``log`` has."""
         self.era = 0
         """Rises whenever ``log`` starts anew."""
-        self.evicted = 0
-        """Rises whenever a ranking is forgotten to bound their number."""
         self.worth: Ints = np.zeros(size, np.int64)
         self.stale: Flags = np.ones(size, np.bool_)
         self.nodes = Nodes(np.zeros(size, np.int64), self.free, self.gpus, self.worth, self.stale, scorer.most)
@@ -191,7 +189,7 @@ class Site:
         if ranking is None:
             if len(self._rankings) >= _MAX_RANKINGS:
                 del self._rankings[next(iter(self._rankings))]
-                self.evicted += 1
+                self.scorer.forgotten += 1
             ranking = self._rankings[key] = Ranking(self, shape)
         return ranking
 
@@ -289,25 +287,41 @@ class Ranking:
 
     def best(self) -> int:
         """The number of the best node, the first by id among equals; -1 when the request fits on none."""
-        if self._catch_up():
-            number = int(self.scores.argmin())
-            self.best_score = int(self.scores[number])
-            self._best = number if self.best_score < NO_FIT else -1
+        if self._is_behind() and not self._ruled_out():
+            self._catch_up()
         return self._best
+
+    def _is_behind(self) -> bool:
+        site = self.site
+        return self._seen != site.changes or self._era != site.era or self._version != site.scorer.version
+
+    def _ruled_out(self) -> bool:
+        """Whether the request fits on none of the nodes that changed, which is found sooner than how well it would stand there."""
+        site = self.site
+        if self._era != site.era or self._version != site.scorer.version or self._selected is not None:
+            return False
+        numbers = site.log[self._seen : site.changes]
+        if not kernels.rule_out(site.free, site.gpus, numbers, *self.request, self.scores, NO_FIT):
+            return False
+        self._seen = site.changes
+        self._choose()
+        return True
+
+    def _choose(self) -> None:
+        number = int(self.scores.argmin())
+        self.best_score = int(self.scores[number])
+        self._best = number if self.best_score < NO_FIT else -1
 
     def best_but(self, outside: Flags) -> int:
         """The best node outside of those flagged, which must exist."""
         self.best()
         return int(np.where(outside, NO_FIT, self.scores).argmin())
 
-    def _catch_up(self) -> bool:
-        """Score what changed since the last look; False: nothing did."""
+    def _catch_up(self) -> None:
+        """Score what changed since the last look, and choose the best."""
         site = self.site
-        log = site.log
         if self._era == site.era and self._version == site.scorer.version:
-            if self._seen == site.changes:
-                return False
-            numbers = log[self._seen : site.changes]
+            numbers = site.log[self._seen : site.changes]
         else:
             numbers = np.arange(len(self.scores), dtype=np.int64)
             self._era, self._version = site.era, site.scorer.version
@@ -315,4 +329,4 @@ class Ranking:
         self._seen = site.changes
         if self._selected is not None:
             self.scores[~self._selected] = NO_FIT
-        return True
+        self._choose()
