@@ -66,7 +66,7 @@ def test_spot_pools_take_only_what_may_be_stopped(preemptible, expected):
 def test_data_is_processed_only_where_all_of_it_may_be():
     sets = {
         "school": DataSet(1, ("east",), ("east", "west")),
-        "health": DataSet(1, ("west",), ("west", "north")),
+        "health": DataSet(10_000_000, ("west",), ("west", "north")),
         "open": DataSet(10_000_000, ("north",)),
     }
     for names, expected in ((("school",), "e"), (("school", "health"), "w"), (("open",), "n"), (("health",), "w")):
