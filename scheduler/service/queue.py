@@ -12,7 +12,7 @@ from operator import attrgetter
 from sortedcontainers import SortedKeyList
 
 from scheduler.planning.types import GroupKey, PendingJob
-from scheduler.service.job import Job
+from scheduler.service.job import Job, place_of
 
 _PLACE = attrgetter("place")
 
@@ -121,4 +121,4 @@ class Queue:
     def before(self, key: GroupKey, rank: int, job_no: int) -> int:
         """How many stand in a line before (rank, job_no)."""
         line = self._lines.get(key)
-        return line.jobs.bisect_key_left((rank, job_no)) if line is not None else 0
+        return line.jobs.bisect_key_left(place_of(rank, job_no)) if line is not None else 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from scheduler.domain.agent import (
     AttemptEvent,
@@ -92,6 +93,21 @@ class _Run:
     start_ms: int = 0
 
 
+class _End(NamedTuple):
+    """An attempt has done its work, or its time is over."""
+
+    job_id: str
+    attempt: int
+    outcome: AttemptOutcome
+
+
+class _Ripe(NamedTuple):
+    """An attempt may be evicted from now on, so that whoever waits may have a place."""
+
+    job_id: str
+    attempt: int
+
+
 class _Region:
     """Stands for a region's agent: its session, and the numbers of its events."""
 
@@ -114,6 +130,7 @@ class Simulation:
         self.engine = Engine(self.clock, Ids(), Codec(), policy, _SETTINGS)
         self.outcome = Outcome()
         self.ended = 0
+        self._ripen = engine_waits_for_ripeness(policy)
         self._runs: dict[str, _Run] = {}
         self._regions: dict[str, _Region] = {}
         self._due: list[tuple[int, int, object]] = []
@@ -136,9 +153,12 @@ class Simulation:
         told = 0
         while self._due and self._due[0][0] <= until_ms:
             self.clock.at_ms = self._due[0][0]
+            happened = False
             while self._due and self._due[0][0] == self.clock.at_ms:
-                self._happen(heapq.heappop(self._due)[2])
+                happened |= self._happen(heapq.heappop(self._due)[2])
                 self.outcome.events += 1
+            if not happened:
+                continue
             self.engine.tick()
             self._settle()
             if tell is not None and self.outcome.events - told >= _EVENTS_BETWEEN_WORDS:
@@ -189,16 +209,20 @@ class Simulation:
         self._due_no += 1
         heapq.heappush(self._due, (at_ms, self._due_no, what))
 
-    def _happen(self, what: object) -> None:
+    def _happen(self, what: object) -> bool:
+        """Let it happen; returns whether the engine need think of it."""
         if isinstance(what, int):
             self._submit(self.outcome.jobs[what])
         elif isinstance(what, FleetChange):
             region = self._regions[what.region]
             region.nodes = what.nodes
             self._report(region)
-        elif isinstance(what, tuple):
-            job_id, attempt, outcome = what
-            self._finish(job_id, attempt, outcome)
+        elif isinstance(what, _Ripe):
+            run = self._runs.get(what.job_id)
+            return run is not None and run.attempt == what.attempt and bool(self.engine.state.queue.size_total)
+        elif isinstance(what, _End):
+            return self._finish(what.job_id, what.attempt, what.outcome)
+        return True
 
     def _submit(self, outcome: JobOutcome) -> None:
         job = outcome.job
@@ -210,11 +234,11 @@ class Simulation:
             return
         self._runs[job_id] = _Run(outcome, max(1, job.runtime_ms))
 
-    def _finish(self, job_id: str, attempt: int, outcome: AttemptOutcome) -> None:
-        """An attempt ends, unless it has ended before."""
+    def _finish(self, job_id: str, attempt: int, outcome: AttemptOutcome) -> bool:
+        """An attempt ends, unless it has ended before; returns whether it has only now."""
         run = self._runs.get(job_id)
         if run is None or run.attempt != attempt:
-            return
+            return False
         region = self._regions[run.outcome.region]
         ran_ms = self.clock.at_ms - run.start_ms
         run.attempt = 0
@@ -228,6 +252,7 @@ class Simulation:
             self.ended += 1
             del self._runs[job_id]
         self._tell(region, region.held.pop(job_id), Finished(outcome, checkpoint=_CHECKPOINT))
+        return True
 
     def _tell(self, region: _Region, ref: AttemptRef, event: Started | Finished) -> None:
         self._events.setdefault(region.name, []).append((ref, event))
@@ -279,9 +304,9 @@ class Simulation:
         outcome = AttemptOutcome.SUCCEEDED if job.succeeds else AttemptOutcome.FAILED
         if left_ms > job.limit_ms:
             left_ms, outcome = job.limit_ms, AttemptOutcome.TIMED_OUT
-        self._at(self.clock.at_ms + left_ms, (job_id, launch.ref.attempt, outcome))
-        if engine_waits_for_ripeness(self.policy):
-            self._at(self.clock.at_ms + self.policy.preemption.min_runtime_ms, None)
+        self._at(self.clock.at_ms + left_ms, _End(job_id, launch.ref.attempt, outcome))
+        if self._ripen and job.preemptible:
+            self._at(self.clock.at_ms + self.policy.preemption.min_runtime_ms, _Ripe(job_id, launch.ref.attempt))
 
     def _stop(self, stop: Stop) -> None:
         """A stopped attempt saves its work and ends at once."""
