@@ -160,7 +160,7 @@ def run(
 
 
 def _column(index: int, title: str) -> Column[list[str]]:
-    return Column(title.upper() if index else title, lambda row: row[index], right=index > 0, whole=index == 0)
+    return Column(title.upper() if index else title, lambda row: row[index], right=index > 0, whole=True)
 
 
 def _say_what_is_left_out(metrics: dict[str, Any], out: Output) -> None:
