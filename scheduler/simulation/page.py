@@ -139,12 +139,12 @@ def tables(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         {"title": "", "head": ["", *(each["label"] for each in variants)], "rows": compared},
         {
             "title": "By institution",
-            "head": ["institution", "variant", *(title for _, title, _, _ in columns)],
+            "head": ["INSTITUTION", "VARIANT", *(title.upper() for _, title, _, _ in columns)],
             "rows": institutions,
         },
         {
             "title": "The baseline beside what happened",
-            "head": ["", "happened", "baseline", "±"],
+            "head": ["", "HAPPENED", "BASELINE", "±"],
             "rows": _calibration_rows(metrics["calibration"]),
         },
     ]
@@ -165,10 +165,12 @@ def _head(metrics: Mapping[str, Any], version: str) -> str:
         (str(len(metrics["variants"])), "variants"),
     ]
     cells = "".join(f"<div><b>{escape(value)}</b><span>{escape(label)}</span></div>" for value, label in facts)
+    changes = next((each["changes"] for each in metrics["variants"] if each["changes"]), "")
+    changed = f"<p><b>Changed:</b> {escape(changes)}</p>" if changes else ""
     return (
         "<h1>What would have been</h1>"
         f'<p class="soft">Jobs of {_instant(window["from_ms"])} to {_instant(window["to_ms"])} UTC, planned again by Suanli '
-        f'{escape(version)} on a virtual clock.</p><div class="facts">{cells}</div>'
+        f'{escape(version)} on a virtual clock.</p>{changed}<div class="facts">{cells}</div>'
     )
 
 

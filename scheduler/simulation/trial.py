@@ -17,6 +17,8 @@ from scheduler.simulation.tables import History, PastJob
 from scheduler.simulation.workload import DAY_MS, Scenario, SimJob
 
 MAX_ADDED = 100_000
+MAX_LABEL = 36
+"""Changes that take more words are called changes."""
 MAX_POLICY_BYTES = 1 << 20
 _FINISHED = "SUCCEEDED"
 
@@ -57,8 +59,9 @@ def variants(policies: Sequence[str], changes: Changes) -> list[Variant]:
     named = [(text, policy_named(text)) for text in dict.fromkeys(policies or ("suanli",))]
     found = [Variant(_label(*named[0]), named[0][1])]
     for text, policy in named if changes else named[1:]:
-        label = _label(text, policy)
-        found.append(Variant(f"{label}: {changes}" if changes else label, policy, changes))
+        words = str(changes)
+        what = (f": {words}" if len(words) <= MAX_LABEL else ", changed") if changes else ""
+        found.append(Variant(_label(text, policy) + what, policy, changes))
     labels = [each.label for each in found]
     return [
         replace(each, label=f"{each.label} ({number})") if labels.index(each.label) < number - 1 else each

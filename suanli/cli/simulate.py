@@ -155,12 +155,15 @@ def run(
             out.console.print()
             out.console.print(table["title"], style="bold")
         out.table(table["rows"], [_column(index, title) for index, title in enumerate(table["head"])], "")
+    changes = next((one["changes"] for one in result["metrics"]["variants"] if one["changes"]), "")
+    if changes:
+        out.note(f"Changed: {changes}.")
     _say_what_is_left_out(result["metrics"], out)
     out.note(f"{into / 'report.html'} shows it over time.")
 
 
 def _column(index: int, title: str) -> Column[list[str]]:
-    return Column(title.upper() if index else title, lambda row: row[index], right=index > 0, whole=True)
+    return Column(title, lambda row: row[index], right=index > 0, whole=True)
 
 
 def _say_what_is_left_out(metrics: dict[str, Any], out: Output) -> None:

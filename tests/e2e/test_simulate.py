@@ -19,7 +19,7 @@ def test_a_bigger_pool_and_another_policy_on_a_recorded_week(tmp_path: Path) -> 
     into = tmp_path / "found"
     options = ("--policy", "fair", "--policy", "fifo", "--add-nodes", "east/gpu-a100=1", "--into", str(into))
     done = suanli("simulate", "run", str(EXPORT), *options, cwd=tmp_path)
-    assert "FAIR: +1 EAST/GPU-A100" in done.stdout
+    assert "fair: +1 east/gpu-a100" in done.stdout
     metrics = json.loads((into / "metrics.json").read_text())
     baseline, bigger, fifo = metrics["variants"]
     assert [each["figures"]["ended"] for each in metrics["variants"]] == [400, 400, 400]

@@ -158,7 +158,7 @@ def simulated(short: Path, tmp_path: Path, *options: str, code: int = 0) -> Any:
 def test_a_table_with_each_difference(short: Path, tmp_path: Path) -> None:
     result = simulated(short, tmp_path, "--policy", "fair", "--add-nodes", "east/gpu-a100=2")
     lines = result.stdout.splitlines()
-    assert re.split(r"\s{2,}", lines[0].strip()) == ["FAIR", "FAIR: +2 EAST/GPU-A100"]
+    assert re.split(r"\s{2,}", lines[0].strip()) == ["fair", "fair: +2 east/gpu-a100"]
     in_use = next(line for line in lines if line.startswith("GPUs in use"))
     assert re.search(r"\d \(−\d+\.\d points\)$|% \(−\d+\.\d points\)$", in_use.strip()), in_use
     assert any(line.startswith("By institution") for line in lines)

@@ -67,6 +67,9 @@ def test_the_first_policy_on_what_was_is_the_baseline() -> None:
         "fifo: +2 east/cpu, load × 1.2",
     ]
     assert [bool(each.changes) for each in found] == [False, True, True]
+    many = replace(changes, regions=(("north", "east"), ("south", "east")))
+    assert [each.label for each in variants(["fair"], many)] == ["fair", "fair, changed"]
+    assert str(many) == "+2 east/cpu, region north like east, region south like east, load × 1.2"
 
 
 def test_a_policy_is_a_preset_or_a_file(tmp_path: Path) -> None:
