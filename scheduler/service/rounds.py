@@ -5,7 +5,8 @@ from __future__ import annotations
 from scheduler.domain.agent import Launch
 from scheduler.domain.states import AttemptOutcome, JobState
 from scheduler.planning.types import Eviction, Start
-from scheduler.service.model import Attempt, Job
+from scheduler.service.job import Job
+from scheduler.service.model import Attempt
 from scheduler.service.state import State
 from scheduler.service.submitting import stop_attempt
 
@@ -20,7 +21,11 @@ def run_round(state: State) -> int:
     ``state.round_needed`` is left True when another round would start more at once.
     """
     state.round_needed = False
-    if not state.queue.size_total or not any(region.online for region in state.regions.values()):
+    if not any(region.online for region in state.regions.values()):
+        # Until one is, what changes is not collected: nobody would look at it, and there is no bound to it.
+        state.forget_changes()
+        return 0
+    if not state.queue.size_total:
         return 0
     state.last_round_ms = state.now()
     decided = state.planner.plan(state.snapshot(state.take_changes()), state.policy, state.last_round_ms)
@@ -93,9 +98,8 @@ def _next_task(state: State, array: Job) -> Job:
         user=array.user,
         state=JobState.QUEUED,
         submit_ms=array.submit_ms,
-        array_id=array.job_id,
-        array_index=index,
         array=array,
+        array_index=index,
     )
     state.add_job(task)
     assert array.live_tasks is not None

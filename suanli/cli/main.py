@@ -53,6 +53,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "user": "suanli.cli.people:user",
         "key": "suanli.cli.people:key",
         "quota": "suanli.cli.quotas:quota",
+        "policy": "suanli.cli.policy:policy",
     },
     "System": {
         "health": "suanli.cli.system:health",

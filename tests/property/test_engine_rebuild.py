@@ -14,13 +14,15 @@ from scheduler.domain.agent import Checkpointed
 from scheduler.domain.errors import FailedPrecondition
 from scheduler.domain.resources import ZERO, Resources
 from scheduler.domain.states import AttemptOutcome, JobState
-from scheduler.planning.policy import OrderPolicy, Policy
-from scheduler.planning.types import Eviction, PoolKey, PoolUse
+from scheduler.planning.policy_text import read_policy
+from scheduler.planning.types import Eviction
 from scheduler.planning.usage import decayed
-from scheduler.service import rounds, tenants
+from scheduler.service import policies, rounds, tenants
+from scheduler.service.contract import PolicyDraft
 from scheduler.service.engine import Engine
 from scheduler.service.holdings import REFRESH_MS
 from scheduler.service.model import Tenant
+from tests.simulation.invariants import planning_sees_what_is
 from tests.unit.service.harness import CODEC, Site, node, spec
 
 OUTCOMES = [
@@ -74,6 +76,7 @@ def observable(engine: Engine) -> dict[str, Any]:
         "counters": state.counters,
         "regions": {region.region: region.record()._replace(last_seen_ms=0) for region in state.regions.values()},
         "requests": dict(state.requests),
+        "policy": (engine.policy, state.policy_record),
     }
 
 
@@ -160,11 +163,11 @@ class Histories(RuleBasedStateMachine):
         assert (attempt.stop_outcome is not None) == (stopping or attempt.job.spec.preemptible)
         self.site.turn()
 
-    @rule(half_life_ms=st.sampled_from([1_000, 604_800_000]), shortness=st.sampled_from([0, 10_000]))
-    def change_policy(self, half_life_ms: int, shortness: int) -> None:
-        order = OrderPolicy(shortness_milli=shortness, half_life_ms=half_life_ms)
-        self.site.policy = Policy(order=order)
-        self.site.engine.state.use_policy(self.site.policy)
+    @rule(half_life=st.sampled_from(["1m", "7d"]), shortness=st.sampled_from([0, 10]), starts=st.sampled_from([2, 512]))
+    def put_policy(self, half_life: str, shortness: int, starts: int) -> None:
+        order = f"{{shortness: {shortness}, past: {{half_life: {half_life}}}}}"
+        document = f"order: {order}\nround: {{max_starts: {starts}}}\n"
+        policies.put_policy(self.site.engine.state, PolicyDraft(document, read_policy(document)), "admin")
         self.site.turn()
 
     @rule(ms=st.sampled_from([1, 500, 2_500, 30_000, 300_000]), silent=st.booleans())
@@ -224,32 +227,7 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def planning_sees_what_is(self) -> None:
-        state = self.site.engine.state
-        snapshot = state.snapshot()
-        held: dict[tuple[str, ...], Resources] = {}
-        pools: dict[tuple[str, PoolKey], PoolUse] = {}
-        for attempt in state.attempts.values():
-            job = attempt.job
-            spec, total = job.spec, job.spec.shape.total
-            for key in (
-                (spec.institution,),
-                (spec.institution, spec.project),
-                (spec.institution, spec.project, job.user),
-            ):
-                held[key] = held.get(key, ZERO).plus(total)
-            pool = (spec.institution, PoolKey(attempt.region, attempt.pool))
-            before = pools.get(pool, PoolUse(ZERO, ZERO))
-            pools[pool] = PoolUse(before.held.plus(total), before.firm.plus(ZERO if spec.preemptible else total))
-        seen = (
-            {(key,): view for key, view in snapshot.institutions.items()} | {**snapshot.projects} | {**snapshot.users}
-        )
-        assert {key: view.in_use for key, view in seen.items() if view.in_use != ZERO} == held
-        assert snapshot.pool_use == pools
-        assert snapshot.running == {seq: attempt.view for seq, attempt in state.attempts.items()}
-        assert all(view.in_use != ZERO or view.past != ZERO for view in snapshot.users.values())
-        for key in snapshot.queue.groups():
-            places = [place[:2] for place in snapshot.queue.jobs(key)]
-            assert [rank for rank, _ in places] == sorted(rank for rank, _ in places)
+        planning_sees_what_is(self.site.engine)
 
     @invariant()
     def a_past_is_never_shown_older_than_a_minute_at_a_tick(self) -> None:

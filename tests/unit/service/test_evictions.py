@@ -8,9 +8,7 @@ import pytest
 
 from scheduler.domain.agent import Checkpointed, Launch, Stop
 from scheduler.domain.states import AttemptOutcome, JobState
-from scheduler.planning.plan import plan
 from scheduler.planning.types import Eviction, Plan, RunningView
-from scheduler.service import rounds
 from scheduler.service.evictions import WINDOW_MS
 from tests.unit.service.harness import SETTINGS, T0_MS, Site, launches, only, spec, stops
 
@@ -29,7 +27,8 @@ def decide(site: Site, monkeypatch: pytest.MonkeyPatch) -> Decide:
         assert job.live is not None
         eviction = Eviction(job.live.launch_seq, job.job_no, state.jobs[wanted_by].job_no, rule, GRACE_MS)
         decided = [Plan(evictions=(eviction._replace(**changes),))]
-        monkeypatch.setattr(rounds, "plan", lambda *read: decided.pop() if decided else plan(*read))
+        plan = state.planner.plan
+        monkeypatch.setattr(state.planner, "plan", lambda *read: decided.pop() if decided else plan(*read))
         state.round_needed = True
         return [eviction]
 
@@ -59,6 +58,11 @@ def test_the_victim_is_told_why_and_makes_room(site: Site, decide: Decide) -> No
     assert site.reason(victim) == (JobState.RUNNING, "PREEMPTING")
     assert site.events(victim)[-1].kind == "PREEMPTING"
     stopping = view(site, victim)
+    explained = site.engine.explain(victim)
+    assert explained is not None
+    assert explained.explanation.message == (
+        "Attempt 1 in east/cpu has been told to end, and the job is queued again then. Capacity reclaimed by its owner north."
+    )
     assert (stopping.stopped_by_ms, stopping.for_job_no) == (site.clock.at_ms + GRACE_MS, site.job(waiting).job_no)
 
     commands = site.east.finished(victim, O.PREEMPTED, message=stop.message)
@@ -124,6 +128,13 @@ def test_nobody_is_stopped_for_a_job_that_has_left_the_queue(site: Site, decide:
     victim, waiting = full(site)
     decide(victim, waiting)
     site.engine.cancel([waiting], "ada", "")
+
+    assert stops(site.turn()) == []
+
+
+def test_nobody_is_stopped_for_a_job_that_has_been_started(site: Site, decide: Decide) -> None:
+    victim = site.running(institution="south", cpu=4_000, preemptible=True)
+    decide(victim, site.running(cpu=4_000))
 
     assert stops(site.turn()) == []
 
