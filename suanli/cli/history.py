@@ -23,6 +23,7 @@ from suanli.cli.runtime import Failure, Link, listed, pages
 
 FORMAT = 1
 MANIFEST, JOBS, NODES, TENANTS = "manifest.json", "jobs.csv", "nodes.csv", "tenants.csv"
+POLICY = "policy.yaml"
 JOB_COLUMNS = (
     *("job_id", "institution", "project", "user", "name", "state", "submit_ms", "eligible_ms", "start_ms", "end_ms"),
     *("runtime_ms", "attempts", "evictions", "cpu_milli", "memory_mib", "gpu_milli", "replicas", "accelerators"),
@@ -69,11 +70,12 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """The history of [from_ms, to_ms) as rows of its tables, as it was known at ``at_ms``."""
+    """The history of [from_ms, to_ms) as rows of its tables, as it was known at ``at_ms``, and the policy in force then."""
 
     from_ms: int
     to_ms: int
     at_ms: int
+    policy: admin_pb2.Policy
     tables: dict[str, list[list[object]]]
 
     @property
@@ -103,7 +105,8 @@ async def fetched(link: Link, from_ms: int, to_ms: int, tell: Tell) -> Exported:
         "nodes": [_node_row(node) for node in nodes],
         "tenants": await _tenants(link),
     }
-    return Exported(from_ms, to_ms, now, tables)
+    policy = (await link.call("AdminService/GetPolicy", admin_pb2.GetPolicyRequest())).policy
+    return Exported(from_ms, to_ms, now, policy, tables)
 
 
 def write(exported: Exported, folder: Path) -> None:
@@ -112,6 +115,7 @@ def write(exported: Exported, folder: Path) -> None:
     (folder / MANIFEST).unlink(missing_ok=True)
     for name, (file, columns) in _FILES.items():
         _write(folder / file, columns, exported.tables[name])
+    (folder / POLICY).write_text(exported.policy.effective_yaml, encoding="utf-8")
     manifest = {
         "format": FORMAT,
         "version": metadata.version("suanli"),
@@ -119,6 +123,7 @@ def write(exported: Exported, folder: Path) -> None:
         "to_ms": exported.to_ms,
         "time_zone": "UTC",
         "exported_ms": exported.at_ms,
+        "policy_version": exported.policy.version,
         "counts": exported.counts,
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")

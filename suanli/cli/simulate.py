@@ -98,9 +98,9 @@ def _exported(folder: Path, from_ms: int | None, to_ms: int | None, out: Output)
     "--policy",
     "policies",
     multiple=True,
-    metavar="PRESET|FILE",
-    help="A preset (suanli, fair, fifo, shortest) or a file with a policy; may be repeated. The first is the baseline. "
-    "Default: suanli.",
+    metavar="NAME|FILE",
+    help="'current' (in force at the export), a preset (suanli, fair, fifo, shortest), or a file with a policy; may be repeated. "
+    "The first is the baseline. Default: current.",
 )
 @click.option("--add-nodes", multiple=True, metavar="REGION/POOL=N", help="So many more nodes like those of the pool.")
 @click.option("--remove-nodes", multiple=True, metavar="REGION/POOL=N", help="So many nodes less.")

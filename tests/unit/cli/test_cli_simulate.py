@@ -134,8 +134,10 @@ def test_export_and_simulation_at_once(platform: Platform) -> None:
     assert job in {row["job_id"] for row in rows(Path("suanli-simulation/history/jobs.csv"))}
     assert job in {row["job_id"] for row in rows(Path("suanli-simulation/jobs-2-fifo.csv"))}
     assert data["variants"][0]["figures"]["ended"] >= 1
-    again = platform.run("simulate", "--from", "1h", "--no-plots", user="op")
-    assert "average wait" in again.stdout
+    again = platform.data("simulate", "--from", "1h", "--no-plots", user="op")
+    assert [one["label"] for one in again["variants"]] == ["current"]
+    in_force = platform.data("policy", "show", user="op")
+    assert Path("suanli-simulation/history/policy.yaml").read_text() == in_force["effective_yaml"]
 
 
 @pytest.fixture(scope="module")

@@ -91,6 +91,16 @@ def test_a_policy_is_a_preset_or_a_file(tmp_path: Path) -> None:
         policy_named("moon")
 
 
+def test_the_policy_in_force_is_the_baseline_where_it_is_known(tmp_path: Path) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text("preset: fair\nbackfill:\n  reservations: 3\n")
+    (first,) = variants([], Changes(), file)
+    assert (first.label, first.policy.backfill.reservations) == ("current", 3)
+    assert [each.label for each in variants(["fifo", "current"], Changes(), file)] == ["fifo", "current"]
+    with pytest.raises(InvalidArgument, match="does not say which policy"):
+        variants(["current"], Changes())
+
+
 def test_nodes_are_added_like_those_there_are() -> None:
     changed = fleet(history(), Changes(add=(("east", "cpu", 3), ("east", "cpu", 1))))["east"]
     added = [each for each in changed if "added" in each.node_id]
