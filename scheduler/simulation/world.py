@@ -32,7 +32,7 @@ from scheduler.planning.policy import Policy
 from scheduler.service import tenants
 from scheduler.service.contract import Submission
 from scheduler.service.engine import Engine
-from scheduler.service.ports import StoredState
+from scheduler.service.ports import RuntimePredictor, StoredState
 from scheduler.service.state import Settings
 from scheduler.simulation.outcome import JobOutcome, Outcome
 from scheduler.simulation.workload import FleetChange, Scenario, SimJob
@@ -121,13 +121,16 @@ class _Region:
 
 
 class Simulation:
-    """Runs a scenario under a policy. Deterministic: the same input gives the same outcome."""
+    """Runs a scenario under a policy. Deterministic: the same input gives the same outcome.
 
-    def __init__(self, scenario: Scenario, policy: Policy) -> None:
+    ``predictor`` says how long jobs will run (None: to their limits).
+    """
+
+    def __init__(self, scenario: Scenario, policy: Policy, predictor: RuntimePredictor | None = None) -> None:
         self.scenario = scenario
         self.policy = policy
         self.clock = Clock()
-        self.engine = Engine(self.clock, Ids(), Codec(), policy, _SETTINGS)
+        self.engine = Engine(self.clock, Ids(), Codec(), policy, _SETTINGS, predictor=predictor)
         self.outcome = Outcome()
         self.ended = 0
         self._ripen = engine_waits_for_ripeness(policy)
@@ -316,7 +319,7 @@ class Simulation:
 def engine_waits_for_ripeness(policy: Policy) -> bool:
     """Whether an attempt may be evicted from some time after its start on, so that planning is due then."""
     rules = policy.preemption
-    return rules.min_runtime_ms > 0 and (rules.fair_share or rules.priority or rules.shorter_milli > 0)
+    return rules.min_runtime_ms > 0 and (rules.fair_share or rules.priority or rules.shorter_milli > 0 or rules.move)
 
 
 def _spec(job: SimJob) -> JobSpec:
