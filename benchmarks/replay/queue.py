@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from benchmarks.replay import protocol
+from benchmarks.replay import product, protocol
 from benchmarks.replay.trace import BadInput, Cluster, Job, Outcome, metrics, read_jobs
 
 YARDSTICKS = ("srtf", "srsf")
@@ -57,7 +57,7 @@ def run(jobs: list[Job], cluster: Cluster, policy: str, runtimes: str) -> list[O
     cluster.check(jobs)
     if policy in YARDSTICKS:
         return protocol.replay(jobs, cluster, by_service=policy == "srsf")
-    raise BadInput(f"--policy {policy} is not available in this version")
+    return product.replay(jobs, cluster, policy, learned=runtimes == LEARNED)
 
 
 def summary(outcomes: list[Outcome], cluster: Cluster) -> dict[str, object]:

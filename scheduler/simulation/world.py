@@ -40,6 +40,7 @@ from scheduler.simulation.workload import FleetChange, Scenario, SimJob
 _FOREVER_MS = 1 << 50
 _SETTINGS = Settings(heartbeat_interval_ms=_FOREVER_MS, lease_ttl_ms=_FOREVER_MS)
 _EVENTS_BETWEEN_WORDS = 500
+_AGES_FROM_MS = 60_000
 _CHECKPOINT = "sha256:" + "0" * 64
 
 
@@ -123,10 +124,14 @@ class _Region:
 class Simulation:
     """Runs a scenario under a policy. Deterministic: the same input gives the same outcome.
 
-    ``predictor`` says how long jobs will run (None: to their limits).
+    ``predictor`` says how long jobs will run (None: to their limits). ``ageing``: what it says of a running job changes while that
+    goes on, so planning is due now and then; each time when the job has run 1.4 times as long as the last time.
     """
 
-    def __init__(self, scenario: Scenario, policy: Policy, predictor: RuntimePredictor | None = None) -> None:
+    def __init__(
+        self, scenario: Scenario, policy: Policy, predictor: RuntimePredictor | None = None, *, ageing: bool = False
+    ) -> None:
+        self._ageing = ageing
         self.scenario = scenario
         self.policy = policy
         self.clock = Clock()
@@ -222,7 +227,12 @@ class Simulation:
             self._report(region)
         elif isinstance(what, _Ripe):
             run = self._runs.get(what.job_id)
-            return run is not None and run.attempt == what.attempt and bool(self.engine.state.queue.size_total)
+            if run is None or run.attempt != what.attempt:
+                return False
+            if self._ageing:
+                ran_ms = max(_AGES_FROM_MS, self.clock.at_ms - run.start_ms)
+                self._at(self.clock.at_ms + ran_ms * 2 // 5, what)
+            return bool(self.engine.state.queue.size_total)
         elif isinstance(what, _End):
             return self._finish(what.job_id, what.attempt, what.outcome)
         return True
@@ -308,7 +318,7 @@ class Simulation:
         if left_ms > job.limit_ms:
             left_ms, outcome = job.limit_ms, AttemptOutcome.TIMED_OUT
         self._at(self.clock.at_ms + left_ms, _End(job_id, launch.ref.attempt, outcome))
-        if self._ripen and job.preemptible:
+        if (self._ripen or self._ageing) and job.preemptible:
             self._at(self.clock.at_ms + self.policy.preemption.min_runtime_ms, _Ripe(job_id, launch.ref.attempt))
 
     def _stop(self, stop: Stop) -> None:
