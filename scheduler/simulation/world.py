@@ -7,7 +7,7 @@ until it has nothing more to say; then the clock goes on to the next instant at 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from scheduler.domain.agent import (
@@ -38,6 +38,7 @@ from scheduler.simulation.workload import FleetChange, Scenario, SimJob
 
 _FOREVER_MS = 1 << 50
 _SETTINGS = Settings(heartbeat_interval_ms=_FOREVER_MS, lease_ttl_ms=_FOREVER_MS)
+_EVENTS_BETWEEN_WORDS = 500
 _CHECKPOINT = "sha256:" + "0" * 64
 
 
@@ -112,6 +113,7 @@ class Simulation:
         self.clock = Clock()
         self.engine = Engine(self.clock, Ids(), Codec(), policy, _SETTINGS)
         self.outcome = Outcome()
+        self.ended = 0
         self._runs: dict[str, _Run] = {}
         self._regions: dict[str, _Region] = {}
         self._due: list[tuple[int, int, object]] = []
@@ -119,8 +121,8 @@ class Simulation:
         self._events: dict[str, list[tuple[AttemptRef, Started | Finished]]] = {}
         self._pools: dict[str, set[str]] = {}
 
-    def run(self, until_ms: int = _FOREVER_MS) -> Outcome:
-        """Play everything that happens up to ``until_ms``."""
+    def run(self, until_ms: int = _FOREVER_MS, tell: Callable[[int], None] | None = None) -> Outcome:
+        """Play everything that happens up to ``until_ms``; ``tell`` hears, from time to time, how many jobs have come to an end."""
         begin_ms = min((job.submit_ms for job in self.scenario.jobs), default=0)
         self.clock.at_ms = begin_ms
         self.engine.rebuild(_nothing_stored(begin_ms), 1)
@@ -131,6 +133,7 @@ class Simulation:
         for change in self.scenario.changes:
             self._at(change.at_ms, change)
         self._settle()
+        told = 0
         while self._due and self._due[0][0] <= until_ms:
             self.clock.at_ms = self._due[0][0]
             while self._due and self._due[0][0] == self.clock.at_ms:
@@ -138,6 +141,9 @@ class Simulation:
                 self.outcome.events += 1
             self.engine.tick()
             self._settle()
+            if tell is not None and self.outcome.events - told >= _EVENTS_BETWEEN_WORDS:
+                told = self.outcome.events
+                tell(self.ended)
         self.outcome.end_ms = self.clock.at_ms
         return self.outcome
 
@@ -200,6 +206,7 @@ class Simulation:
             (job_id,) = self.engine.submit(Submission(job.user, [_spec(job)]), {})
         except SuanliError as error:
             outcome.refused = str(error)
+            self.ended += 1
             return
         self._runs[job_id] = _Run(outcome, max(1, job.runtime_ms))
 
@@ -218,6 +225,7 @@ class Simulation:
             run.left_ms = min(job.runtime_ms, run.left_ms - ran_ms + job.restart_cost_ms)
         else:
             run.outcome.end_ms = self.clock.at_ms
+            self.ended += 1
             del self._runs[job_id]
         self._tell(region, region.held.pop(job_id), Finished(outcome, checkpoint=_CHECKPOINT))
 
