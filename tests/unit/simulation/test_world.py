@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from scheduler.domain.agent import NodeReport
 from scheduler.domain.resources import Resources
 from scheduler.domain.spec import Shape
@@ -75,3 +77,105 @@ def test_the_same_scenario_has_the_same_outcome():
     one, two = (play(jobs, gpus("n1", 2), gpus("n2", 1), preset="suanli") for _ in range(2))
     assert one.jobs == two.jobs
     assert one.ledger == two.ledger
+
+
+def test_an_evicted_job_has_lost_its_restart_cost_and_nothing_more():
+    # What is expected to be much shorter goes first, and what runs is ripe for eviction after 10 minutes.
+    long = job(0, 100_000, limit_ms=200_000 * SECOND, restart_cost_ms=7 * SECOND)
+    outcome = play([long, job(1_000, 50, limit_ms=60 * SECOND)], gpus("n1", 1), preset="suanli")
+    assert [each.evictions for each in outcome.jobs] == [1, 0]
+    assert outcome.jobs[1].start_ms == 1_000 * SECOND
+    assert outcome.jobs[0].end_ms == (100_000 + 50 + 7) * SECOND
+    assert outcome.jobs[0].held_ms == (100_000 + 7) * SECOND
+
+
+def test_work_after_the_last_checkpoint_is_done_again():
+    long = job(0, 100_000, limit_ms=200_000 * SECOND, checkpoint_ms=300 * SECOND)
+    outcome = play([long, job(1_000, 50, limit_ms=60 * SECOND)], gpus("n1", 1), preset="suanli")
+    # 900 of the first 1000 seconds are safe.
+    assert outcome.jobs[0].end_ms == (1_050 + 100_000 - 900) * SECOND
+
+
+def test_a_stopped_job_holds_its_place_as_long_as_it_takes_of_its_grace():
+    scenario = Scenario(
+        [
+            job(0, 100_000, limit_ms=200_000 * SECOND, grace_ms=40 * SECOND),
+            job(1_000, 50, limit_ms=60 * SECOND),
+        ],
+        {"east": (gpus("n1", 1),)},
+    )
+    outcome = Simulation(scenario, PRESETS["suanli"], notice_milli=500).run()
+    assert outcome.jobs[1].start_ms == 1_020 * SECOND
+    # It worked until it was told to stop, and then saved its work.
+    assert outcome.jobs[0].end_ms == (1_070 + 99_000) * SECOND
+
+
+def test_an_eviction_waits_until_the_job_is_ripe():
+    long = job(0, 100_000, limit_ms=200_000 * SECOND)
+    outcome = play([long, job(1, 50, limit_ms=60 * SECOND)], gpus("n1", 1), preset="suanli")
+    assert outcome.jobs[1].start_ms == PRESETS["suanli"].preemption.min_runtime_ms
+
+
+def test_a_job_is_lost_with_its_node_and_begins_anew():
+    change = FleetChange(4 * SECOND, "east", (gpus("n2", 1),))
+    outcome = play([job(0, 10)], gpus("n1", 1), changes=(change,))
+    assert (outcome.jobs[0].start_ms, outcome.jobs[0].end_ms) == (0, 14_000)
+    assert outcome.jobs[0].evictions == 0
+    assert sum(each.end_ms - each.start_ms for each in outcome.ledger) == 14_000
+
+
+def test_a_job_on_another_node_survives_and_a_gang_does_not():
+    nodes = (gpus("n1", 1), gpus("n2", 1), gpus("n3", 1))
+    change = FleetChange(4 * SECOND, "east", nodes[:2])
+    outcome = play([job(0, 10, replicas=2), job(1, 10)], *nodes, changes=(change,))
+    ends = [each.end_ms for each in outcome.jobs]
+    assert ends == [10_000, 20_000]  # The single job stood on n3, and waits for the gang's nodes.
+
+
+def test_a_faster_accelerator_is_reckoned_in_also_over_an_eviction():
+    policy = replace(PRESETS["suanli"], speed_milli={"A100": 2000})
+    scenario = Scenario(
+        [job(0, 100_000, limit_ms=200_000 * SECOND), job(1_000, 50, limit_ms=60 * SECOND)],
+        {"east": (gpus("n1", 1),)},
+    )
+    outcome = Simulation(scenario, policy).run()
+    assert [each.end_ms for each in outcome.jobs] == [50_025 * SECOND, 1_025 * SECOND]
+
+
+def test_known_runtimes_put_the_shorter_job_first():
+    def played(known: bool) -> list[int]:
+        jobs = [job(0, 10), job(1, 9), job(2, 3)]
+        scenario = Scenario(jobs, {"east": (gpus("n1", 1),)})
+        return [each.start_ms for each in Simulation(scenario, PRESETS["shortest"], known_runtimes=known).run().jobs]
+
+    assert played(known=False) == [0, 10_000, 19_000]
+    assert played(known=True) == [0, 13_000, 10_000]
+
+
+def test_an_oracle_knows_what_an_evicted_job_has_left():
+    jobs = [
+        job(0, 100_000, limit_ms=200_000 * SECOND),
+        job(99_000, 400, limit_ms=200_000 * SECOND),
+        job(99_100, 2_500, limit_ms=200_000 * SECOND),
+    ]
+    scenario = Scenario(jobs, {"east": (gpus("n1", 1),)})
+    outcome = Simulation(scenario, PRESETS["suanli"], known_runtimes=True).run()
+    # 1,000 s are left of the long job: 2.5 times the second's, which therefore evicts it, and less than the third's.
+    assert [each.start_ms // SECOND for each in outcome.jobs] == [0, 99_000, 100_400]
+    assert outcome.jobs[0].end_ms == 100_400 * SECOND
+
+
+def test_time_alone_gives_planning_a_turn_where_it_is_asked_for():
+    jobs = [job(0, 100), job(1, 10)]
+    scenario = Scenario(jobs, {"east": (gpus("n1", 1),)})
+    seldom = Simulation(scenario, PRESETS["fifo"]).run()
+    often = Simulation(scenario, PRESETS["fifo"], round_every_ms=10 * SECOND).run()
+    assert often.rounds - seldom.rounds == 9
+    assert often.jobs == seldom.jobs
+
+
+def test_the_last_job_waits_for_ever_where_nothing_will_happen_any_more():
+    change = FleetChange(4 * SECOND, "east", ())
+    scenario = Scenario([job(0, 10)], {"east": (gpus("n1", 1),)}, changes=(change,))
+    outcome = Simulation(scenario, PRESETS["fifo"], round_every_ms=SECOND).run()
+    assert not outcome.jobs[0].ended
