@@ -28,7 +28,7 @@ from scheduler.wire.spec import SpecCodec
 PAGE_BYTES = 4096
 BATCH = 100
 SHAPES = 300
-INSTITUTIONS = 20
+INSTITUTIONS = 100
 
 
 class _NoAlgorithms:
@@ -36,6 +36,11 @@ class _NoAlgorithms:
 
     def resolve(self, name: str, version: str, parameters_json: str, field: str) -> ResolvedAlgorithm:
         raise AssertionError(name)
+
+
+def no_algorithms() -> _NoAlgorithms:
+    """A catalogue that is never asked."""
+    return _NoAlgorithms()
 
 
 def resident_bytes() -> int:
@@ -82,7 +87,7 @@ def queued(engine: Engine, specs: list[list[JobSpec]], jobs: int, chance: random
 def measure(jobs: int = 1_000_000, projects: int = 10_000, policy: Policy = PRESETS["suanli"]) -> dict[str, float]:
     """The bytes that each queued job takes, and how many were submitted in a second."""
     chance = random.Random(1)
-    codec = SpecCodec(_NoAlgorithms())
+    codec = SpecCodec(no_algorithms())
     engine = Engine(WallClock(), RandomIds(), codec, policy, Settings())
     for number in range(INSTITUTIONS):
         tenants.put_institution(engine.state, InstitutionRecord(f"inst-{number}", "", 1000, "", 0))

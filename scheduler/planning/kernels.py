@@ -57,6 +57,17 @@ def rooms(free: Any, gpus: Any, cpu: int, memory: int, gpu: int) -> Any:
 
 
 @compiled
+def rule_out(free: Any, gpus: Any, numbers: Any, cpu: int, memory: int, gpu: int, scores: Any, no_fit: int) -> bool:
+    """Note of these nodes that one replica does not fit, up to the first where it does; False: there is such a one."""
+    for at in range(numbers.shape[0]):
+        node = numbers[at]
+        if room_on(free[node], gpus[node], cpu, memory, gpu):
+            return False
+        scores[node] = no_fit
+    return True
+
+
+@compiled
 def pick(gpus: Any, node: int, gpu: int, picked: Any) -> int:
     """The GPU indexes one replica of whole GPUs takes on a node, into ``picked``; returns how many (0: too few).
 
@@ -190,5 +201,6 @@ def warm_up() -> None:
     first_opening(free, gpus, np.ones(1, np.bool_), slots, counts, 1, 1, 1)
     drop_release(slots, counts, 0, 0)
     picked = np.zeros(1, np.int64)
+    rule_out(free, gpus, picked, 1, 1, 1, np.zeros(1, np.int64), 0)
     pick(gpus, 0, 1000, picked)
     take(free, gpus, 0, 0, 0, 0, picked)

@@ -48,7 +48,7 @@ class Places:
         self._holds_as_of = -1
         self._full_as_of = (-1, -1)
         self._known: list[tuple[Rank, Site, Ranking]] = []
-        self._evicted = -1
+        self._forgotten = -1
 
     @property
     def full(self) -> bool:
@@ -57,10 +57,10 @@ class Places:
 
     def _rankings(self) -> list[tuple[Rank, Site, Ranking]]:
         """The rankings of its sites, kept as long as none was forgotten."""
-        evicted = sum(site.evicted for _, site in self.ranked)
-        if evicted != self._evicted:
+        scorer = self._board.scorer
+        if self._forgotten != scorer.forgotten:
             self._known = [(how, site, site.ranking(self.shape)) for how, site in self.ranked]
-            self._evicted = sum(site.evicted for _, site in self.ranked)
+            self._forgotten = scorer.forgotten
         return self._known
 
     def fits_somewhere(self) -> bool:

@@ -27,6 +27,9 @@ FEW_LINES = 2_000
 """So many lines for whose jobs there may be room are put in order by themselves, rather than found among all others."""
 _MAX_PLACES = 1_000_000
 
+_CLAIM_LOOK = 1_000
+"""So far into its line a job with a claim is looked for: those that were stopped for it may stand before it again."""
+
 
 def plan(snapshot: Snapshot, policy: Policy, now_ms: int) -> Plan:
     """Decide which pending jobs start now, on which nodes and GPUs, and which running ones are stopped for others.
@@ -192,7 +195,7 @@ class Round:
         for looked, job in enumerate(self.snapshot.queue.jobs(key)):
             if job.job_no == job_no:
                 return job
-            if looked >= self.policy.backfill.look:
+            if looked >= _CLAIM_LOOK:
                 break
         return None
 
@@ -339,6 +342,8 @@ class Round:
     def _started(self, line: Line, job: PendingJob, site: Site, replicas: tuple[ReplicaPlacement, ...]) -> None:
         where = site.key
         self.starts.append(Start(job.job_no, where.region, where.pool, where.accelerator, replicas))
+        # A reservation made later in the round may be for what this gives back.
+        site.expect_started(replicas, line.key.shape.request, self.now_ms + job.limit_ms + job.grace_ms)
         for account in line.accounts:
             account.add(line.total)
         if self._guarded:

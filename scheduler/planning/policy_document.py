@@ -221,9 +221,12 @@ _WEIGHTS = ("fragmentation", "best_fit", "home", "locality", "price", "speed")
 
 
 def _score(top: Section, base: ScorePolicy) -> ScorePolicy:
-    section = top.part("score", _WEIGHTS)
+    section = top.part("score", (*_WEIGHTS, "accelerator_order"))
     weight = v.milli(0, 1_000_000)
-    return ScorePolicy(**{name: section.take(name, weight, getattr(base, name)) for name in _WEIGHTS})
+    return ScorePolicy(
+        **{name: section.take(name, weight, getattr(base, name)) for name in _WEIGHTS},
+        accelerator_order=section.take("accelerator_order", v.flag, base.accelerator_order),
+    )
 
 
 def _pool(value: Any, path: str) -> PoolPolicy:
@@ -277,7 +280,8 @@ def dump(policy: Policy) -> dict[str, Any]:
             "per_round": preemption.per_round,
         },
         "backfill": {"reservations": policy.backfill.reservations, "look": policy.backfill.look},
-        "score": {name: v.number(getattr(policy.score, name)) for name in _WEIGHTS},
+        "score": {name: v.number(getattr(policy.score, name)) for name in _WEIGHTS}
+        | {"accelerator_order": policy.score.accelerator_order},
         "pools": {
             name: {"spot": pool.spot, "price": {"cpu_core_hour": pool.cpu_core_hour, "gpu_hour": pool.gpu_hour}}
             for name, pool in sorted(policy.pools.items())

@@ -6,6 +6,7 @@ aliases that multiply, more values than the largest sensible policy has.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -63,8 +64,12 @@ def effective_of(policy: Policy) -> str:
     return json.dumps(dump(policy), ensure_ascii=False, separators=(",", ":"))
 
 
+@functools.lru_cache(maxsize=8)
 def yaml_of(effective: str) -> str:
-    """``PolicyText.effective`` as YAML, a setting a line, for people and for comparing."""
+    """``PolicyText.effective`` as YAML, a setting a line, for people and for comparing.
+
+    Kept, because writing the largest takes most of a second and whoever has a key may ask for it.
+    """
     text: str = yaml.dump(
         json.loads(effective),
         Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper),

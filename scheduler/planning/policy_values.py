@@ -10,7 +10,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, NoReturn, TypeVar
 
 from scheduler.domain.errors import InvalidArgument
@@ -95,14 +95,10 @@ def _thousandths(value: Any, suffix: bool) -> Decimal | None:
         if suffix and re.fullmatch(r"[0-9]{1,15}m", value):
             return Decimal(value[:-1])
         return Decimal(value) * 1000 if _NUMBER.fullmatch(value) else None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    if not abs(value) < 10**18:
-        return None
-    try:
-        return Decimal(str(value)) * 1000
-    except InvalidOperation:
-        return None
+    # Neither NaN nor the infinities are less; and no number so long that the interpreter would refuse to write it out.
+    return Decimal(str(value)) * 1000 if abs(value) < 10**18 else None
 
 
 def duration(low_ms: int, high_ms: int) -> Reader[int]:

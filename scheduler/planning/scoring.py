@@ -39,6 +39,8 @@ class Scorer:
 
     def __init__(self) -> None:
         self.version = 0
+        self.forgotten = 0
+        """Rises whenever a site forgets a ranking, to bound their number."""
         self.most: Ints = np.ones(3, np.int64)
         self._counts: Mapping[JobType, int] = {}
         self._kinds: list[NodeKind] = []

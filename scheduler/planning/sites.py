@@ -23,6 +23,8 @@ from scheduler.planning.worth import Nodes
 
 RELEASE = ("end_ms", "launch_seq", "cpu_milli", "memory_mib", "gpu_milli", "on_each_gpu", "gpu_mask")
 """The columns of what a running attempt's replica will give back, as kept for each node in order of time."""
+_STARTED = -1
+"""Stands for the launch number of what was started in this round."""
 _MAX_RANKINGS = 512
 _FIRST_SLOTS = 16
 
@@ -54,8 +56,6 @@ class Site:
         """How many entries ``log`` has."""
         self.era = 0
         """Rises whenever ``log`` starts anew."""
-        self.evicted = 0
-        """Rises whenever a ranking is forgotten to bound their number."""
         self.worth: Ints = np.zeros(size, np.int64)
         self.stale: Flags = np.ones(size, np.bool_)
         self.nodes = Nodes(np.zeros(size, np.int64), self.free, self.gpus, self.worth, self.stale, scorer.most)
@@ -67,6 +67,7 @@ class Site:
         self.kept: dict[int, Kept] = {}
         """What the round keeps free on nodes for jobs with reservations, by the node's number."""
         self.touched: set[int] = set()
+        self._started_on: set[int] = set()
         self._rankings: dict[tuple[Resources, Labels], Ranking] = {}
         self._labelled: dict[Labels, Flags] = {}
         for number, view in enumerate(self.views):
@@ -116,6 +117,9 @@ class Site:
     def begin(self) -> None:
         """Undo what the last round handed out and kept free."""
         self.kept.clear()
+        for number in self._started_on:
+            kernels.drop_release(self.slots, self.counts, number, _STARTED)
+        self._started_on.clear()
         for number in list(self.touched):
             self.refresh(number, self.views[number])
         if self.changes > 4 * len(self.ids) + 100_000:
@@ -136,16 +140,24 @@ class Site:
 
     def expect_release(self, running: RunningView, end_ms: int) -> None:
         """Note that an attempt will give back what it holds here at ``end_ms``."""
-        request = running.group.shape.request
+        self._expect(running.replicas, running.group.shape.request, end_ms, running.launch_seq)
+
+    def expect_started(self, placed: Iterable[ReplicaPlacement], request: Resources, end_ms: int) -> None:
+        """The same of what the round has started, until the next one begins."""
+        for replica in placed:
+            self._started_on.add(self.number[replica.node_id])
+        self._expect(placed, request, end_ms, _STARTED)
+
+    def _expect(self, placed: Iterable[ReplicaPlacement], request: Resources, end_ms: int, launch_seq: int) -> None:
         each = min(request.gpu_milli, GPU_UNIT)
-        for replica in running.replicas:
+        for replica in placed:
             number = self.number.get(replica.node_id)
             if number is None:
                 continue
             if self.counts[number] == self.slots.shape[1]:
                 self.slots = np.concatenate([self.slots, np.zeros_like(self.slots)], axis=1)
             mask = sum(1 << index for index in replica.gpu_indexes)
-            entry = np.array((end_ms, running.launch_seq, *request, each, mask), np.int64)
+            entry = np.array((end_ms, launch_seq, *request, each, mask), np.int64)
             kernels.add_release(self.slots, self.counts, number, entry)
 
     def forget_release(self, running: RunningView) -> None:
@@ -177,7 +189,7 @@ class Site:
         if ranking is None:
             if len(self._rankings) >= _MAX_RANKINGS:
                 del self._rankings[next(iter(self._rankings))]
-                self.evicted += 1
+                self.scorer.forgotten += 1
             ranking = self._rankings[key] = Ranking(self, shape)
         return ranking
 
@@ -275,25 +287,41 @@ class Ranking:
 
     def best(self) -> int:
         """The number of the best node, the first by id among equals; -1 when the request fits on none."""
-        if self._catch_up():
-            number = int(self.scores.argmin())
-            self.best_score = int(self.scores[number])
-            self._best = number if self.best_score < NO_FIT else -1
+        if self._is_behind() and not self._ruled_out():
+            self._catch_up()
         return self._best
+
+    def _is_behind(self) -> bool:
+        site = self.site
+        return self._seen != site.changes or self._era != site.era or self._version != site.scorer.version
+
+    def _ruled_out(self) -> bool:
+        """Whether the request fits on none of the nodes that changed, which is found sooner than how well it would stand there."""
+        site = self.site
+        if self._era != site.era or self._version != site.scorer.version or self._selected is not None:
+            return False
+        numbers = site.log[self._seen : site.changes]
+        if not kernels.rule_out(site.free, site.gpus, numbers, *self.request, self.scores, NO_FIT):
+            return False
+        self._seen = site.changes
+        self._choose()
+        return True
+
+    def _choose(self) -> None:
+        number = int(self.scores.argmin())
+        self.best_score = int(self.scores[number])
+        self._best = number if self.best_score < NO_FIT else -1
 
     def best_but(self, outside: Flags) -> int:
         """The best node outside of those flagged, which must exist."""
         self.best()
         return int(np.where(outside, NO_FIT, self.scores).argmin())
 
-    def _catch_up(self) -> bool:
-        """Score what changed since the last look; False: nothing did."""
+    def _catch_up(self) -> None:
+        """Score what changed since the last look, and choose the best."""
         site = self.site
-        log = site.log
         if self._era == site.era and self._version == site.scorer.version:
-            if self._seen == site.changes:
-                return False
-            numbers = log[self._seen : site.changes]
+            numbers = site.log[self._seen : site.changes]
         else:
             numbers = np.arange(len(self.scores), dtype=np.int64)
             self._era, self._version = site.era, site.scorer.version
@@ -301,4 +329,4 @@ class Ranking:
         self._seen = site.changes
         if self._selected is not None:
             self.scores[~self._selected] = NO_FIT
-        return True
+        self._choose()

@@ -28,7 +28,7 @@ from scheduler.service.committing import Committer
 from scheduler.service.contract import JobExplanation, Submission, Submitted, Usage
 from scheduler.service.engine import Engine
 from scheduler.service.explaining import with_forecast
-from scheduler.service.model import Job
+from scheduler.service.job import Job
 from scheduler.service.observe import Observer
 from scheduler.service.ports import (
     Clock,

@@ -13,7 +13,8 @@ from scheduler.domain.states import (
     AttemptState,
     JobState,
 )
-from scheduler.service.model import Attempt, Job
+from scheduler.service.job import Job
+from scheduler.service.model import Attempt
 from scheduler.service.predicting import learn
 from scheduler.service.state import State
 

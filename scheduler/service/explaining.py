@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 
 from scheduler.domain.errors import FailedPrecondition
@@ -18,7 +19,7 @@ from scheduler.planning.rank import rank_of
 from scheduler.planning.types import GroupKey, PendingJob
 from scheduler.planning.what_if import ChangedQueue
 from scheduler.service.contract import JobExplanation
-from scheduler.service.model import Job
+from scheduler.service.job import Job
 from scheduler.service.queue import pending
 from scheduler.service.state import State
 from scheduler.service.submitting import sentence
@@ -55,22 +56,14 @@ class Explainer:
                 field="what_if",
             )
         gone = (job.group, job.job_no) if job in self._state.queue else None
-        return self._supposed(policy, replace(job, spec=spec), gone)._replace(job=job.record())
+        changed = copy(job)
+        changed.spec, changed.line = spec, None
+        return self._supposed(policy, changed, gone)._replace(job=job.record())
 
     def explain_spec(self, policy: Policy, spec: JobSpec, user: str) -> JobExplanation:
         """Explain a job that was not submitted; its tenants must be known."""
         state = self._state
-        live_tasks: dict[int, Job] | None = {} if spec.array_size else None
-        job = Job(
-            state.counters.job_no + 1,
-            "",
-            spec,
-            user,
-            JobState.QUEUED,
-            state.now(),
-            array_size=spec.array_size,
-            live_tasks=live_tasks,
-        )
+        job = Job(state.counters.job_no + 1, "", spec, user, JobState.QUEUED, state.now())
         return self._supposed(policy, job, None)
 
     def _supposed(self, policy: Policy, job: Job, gone: tuple[GroupKey, int] | None) -> JobExplanation:
@@ -162,6 +155,8 @@ def _active(job: Job) -> Explanation:
     text = f"It is not waiting: attempt {job.attempt} {verb} in {where}."
     if job.cancel_requested:
         text = f"It is being stopped: attempt {job.attempt} in {where} has been told to end."
+    elif job.live is not None and job.live.stop_outcome is not None:
+        text = f"Attempt {job.attempt} in {where} has been told to end, and the job is queued again then. {job.message}"
     return Explanation("NONE", text)
 
 

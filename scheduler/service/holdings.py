@@ -13,7 +13,8 @@ from scheduler.domain.records import FairUsageRecord
 from scheduler.domain.resources import ZERO
 from scheduler.planning.types import PoolKey, PoolUse, TenantView
 from scheduler.planning.usage import Average, decayed
-from scheduler.service.model import Attempt, Job, Tenant
+from scheduler.service.job import Job
+from scheduler.service.model import Attempt, Tenant
 
 USER_WEIGHT = 1000
 """Users of a project are equals."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from scheduler.domain.records import JobRecord
 from scheduler.domain.states import JobState
-from scheduler.service.model import Attempt, Job, Node, Region
+from scheduler.service.job import Job
+from scheduler.service.model import Attempt, Node, Region
 from scheduler.service.policies import use_stored
 from scheduler.service.ports import StoredState
 from scheduler.service.state import Counters, State
@@ -61,9 +62,8 @@ def _jobs(state: State, records: list[JobRecord]) -> None:
     # An array's number is lower than its tasks', so in this order it is there before them.
     for record in sorted(records, key=lambda r: r.job_no):
         array = state.jobs[record.array_id] if record.array_id else None
-        job = Job.from_record(record, array.spec if array else state.codec.decode(record.spec))
+        job = Job.from_record(record, array.spec if array else state.codec.decode(record.spec), array)
         if array is not None and array.live_tasks is not None:
-            job.array = array
             array.live_tasks[job.job_no] = job
         state.index_job(job)
         if not job.array_id:

@@ -1,4 +1,4 @@
-"""The live objects in memory: jobs, attempts, nodes, regions and tenants, with their way to and from the store's records."""
+"""The live objects in memory beside jobs: attempts, nodes, regions and tenants, with their way to and from the store's records."""
 
 from __future__ import annotations
 
@@ -8,179 +8,15 @@ from dataclasses import dataclass, field, replace
 from scheduler.domain.agent import AttemptRef, NodeReport, ReplicaPlacement
 from scheduler.domain.records import (
     AttemptRecord,
-    JobRecord,
     NodeRecord,
     RegionRecord,
 )
 from scheduler.domain.resources import GPU_UNIT, ZERO, Resources
-from scheduler.domain.spec import JobSpec, Shape
-from scheduler.domain.states import AttemptOutcome, AttemptState, JobState
-from scheduler.planning.types import UNLIMITED, GroupKey, NodeView, PoolKey, RunningView
+from scheduler.domain.spec import Shape
+from scheduler.domain.states import AttemptOutcome, AttemptState
+from scheduler.planning.types import UNLIMITED, NodeView, PoolKey, RunningView
 from scheduler.planning.usage import NEVER_HELD, Average
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class Job:
-    """A job, array or task that has not ended. Fields as in ``JobRecord``; a task shares its array's spec.
-
-    ``rank`` and ``expected_ms`` are given when it is queued (``PendingJob``).
-
-    ``live_tasks`` (by number, the tasks that were started and have not ended) is kept for arrays, ``waits_for`` (ids) for
-    held jobs, ``live`` (the attempt) for active ones; they are derived, not stored.
-    """
-
-    job_no: int
-    job_id: str
-    spec: JobSpec
-    user: str
-    state: JobState
-    submit_ms: int
-    reason: str = ""
-    message: str = ""
-    start_ms: int = 0
-    end_ms: int = 0
-    eligible_ms: int = 0
-    attempt: int = 0
-    failures: int = 0
-    losses: int = 0
-    cancel_requested: bool = False
-    region: str = ""
-    pool: str = ""
-    exit_code: int = 0
-    exit_signal: int = 0
-    results: str = ""
-    checkpoint: str = ""
-    array_id: str = ""
-    array_index: int = 0
-    array_size: int = 0
-    array_next: int = 0
-    array_succeeded: int = 0
-    array_failed: int = 0
-    array_cancelled: int = 0
-    sequence: int = 0
-    done_ms: int = 0
-    rank: int = 0
-    expected_ms: int = 0
-    array: Job | None = None
-    live: Attempt | None = None
-    live_tasks: dict[int, Job] | None = None
-    waits_for: set[str] | None = None
-
-    def __lt__(self, other: Job) -> bool:
-        """Whether it stands before another in a line: by rank and number, a task by its array's number.
-
-        A task that is tried again goes before those of its array that were never started: there may be a million of them.
-        """
-        if self.rank != other.rank:
-            return self.rank < other.rank
-        return self._place < other._place
-
-    @property
-    def _place(self) -> tuple[int, int]:
-        return (self.job_no, self.array_size) if self.array is None else (self.array.job_no, self.array_index)
-
-    def __repr__(self) -> str:
-        return f"<Job {self.job_id} {self.state.name} {self.reason} attempt {self.attempt}>"
-
-    @property
-    def group(self) -> GroupKey:
-        """The line of the queue it stands in."""
-        spec = self.spec
-        return GroupKey(spec.institution, spec.project, self.user, spec.priority, spec.preemptible, spec.shape)
-
-    @property
-    def array_ended(self) -> int:
-        """How many tasks of the array have ended."""
-        return self.array_succeeded + self.array_failed + self.array_cancelled
-
-    @property
-    def startable_tasks(self) -> int:
-        """How many allocations this place in the queue may be given now.
-
-        A task that waits for another try keeps its place within the array's limit of parallel tasks.
-        """
-        if not self.array_size:
-            return 1
-        left = self.array_size - self.array_next
-        limit = self.spec.array_max_parallel
-        return min(left, limit - len(self.live_tasks or ())) if limit else left
-
-    def record(self) -> JobRecord:
-        """The row to store."""
-        spec = self.spec
-        return JobRecord(
-            self.job_no,
-            self.job_id,
-            spec.institution,
-            spec.project,
-            self.user,
-            spec.name,
-            int(self.state),
-            self.reason,
-            self.message,
-            int(spec.priority),
-            b"" if self.array_id else spec.encoded,
-            self.submit_ms,
-            self.start_ms,
-            self.end_ms,
-            self.eligible_ms,
-            self.attempt,
-            self.failures,
-            self.losses,
-            int(self.cancel_requested),
-            self.region,
-            self.pool,
-            self.exit_code,
-            self.exit_signal,
-            self.results,
-            self.checkpoint,
-            self.array_id,
-            self.array_index,
-            self.array_size,
-            self.array_next,
-            self.array_succeeded,
-            self.array_failed,
-            self.array_cancelled,
-            self.sequence,
-            self.done_ms,
-        )
-
-    @staticmethod
-    def from_record(record: JobRecord, spec: JobSpec) -> Job:
-        """The live object of a stored row."""
-        return Job(
-            job_no=record.job_no,
-            job_id=record.job_id,
-            spec=spec,
-            user=record.user,
-            state=JobState(record.state),
-            submit_ms=record.submit_ms,
-            reason=record.reason,
-            message=record.message,
-            start_ms=record.start_ms,
-            end_ms=record.end_ms,
-            eligible_ms=record.eligible_ms,
-            attempt=record.attempt,
-            failures=record.failures,
-            losses=record.losses,
-            cancel_requested=bool(record.cancel_requested),
-            region=record.region,
-            pool=record.pool,
-            exit_code=record.exit_code,
-            exit_signal=record.exit_signal,
-            results=record.results,
-            checkpoint=record.checkpoint,
-            array_id=record.array_id,
-            array_index=record.array_index,
-            array_size=record.array_size,
-            array_next=record.array_next,
-            array_succeeded=record.array_succeeded,
-            array_failed=record.array_failed,
-            array_cancelled=record.array_cancelled,
-            sequence=record.sequence,
-            done_ms=record.done_ms,
-            live_tasks={} if record.array_size else None,
-        )
+from scheduler.service.job import Job
 
 
 @dataclass(slots=True, eq=False, repr=False)

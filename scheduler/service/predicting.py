@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from scheduler.domain.states import FINAL_STATE, RUNTIME_OUTCOMES
 from scheduler.planning.types import RunningView
-from scheduler.service.model import Attempt, Job
+from scheduler.service.job import Job
+from scheduler.service.model import Attempt
 from scheduler.service.ports import JobFeatures, Prediction, RuntimePredictor
 
 
@@ -28,8 +29,9 @@ class LimitPredictor:
 
 def features_of(job: Job) -> JobFeatures:
     """What a job's runtime is predicted from."""
-    spec = job.spec
-    return JobFeatures(spec.institution, spec.project, job.user, spec.name, spec.shape.total.gpu_milli)
+    spec, shape = job.spec, job.spec.shape
+    gpu_milli = shape.request.gpu_milli * shape.replicas
+    return JobFeatures(spec.institution, spec.project, job.user, spec.name, gpu_milli)
 
 
 def expected_ms(predictor: RuntimePredictor, job: Job) -> int:

@@ -6,12 +6,15 @@ cost O(log n) of the line; a round never walks the whole queue.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
 
-from sortedcontainers import SortedList
+from sortedcontainers import SortedKeyList
 
 from scheduler.planning.types import GroupKey, PendingJob
-from scheduler.service.model import Job
+from scheduler.service.job import Job
+
+_PLACE = attrgetter("place")
 
 
 def pending(job: Job) -> PendingJob:
@@ -28,15 +31,23 @@ def pending(job: Job) -> PendingJob:
     )
 
 
-class Queue:
-    """Implements ``scheduler.planning.types.PendingQueue`` over live jobs.
+class Line:
+    """One line, sorted by place; ``changed`` since the planner looked last."""
 
-    The lines hold the jobs themselves, which compare by their ranks: a job's rank must not change while it stands in a line.
-    """
+    __slots__ = ("changed", "jobs", "key")
+
+    def __init__(self, key: GroupKey, jobs: Iterable[Job] = ()) -> None:
+        self.key = key
+        self.jobs: SortedKeyList[Job] = SortedKeyList(jobs, key=_PLACE)
+        self.changed = False
+
+
+class Queue:
+    """Implements ``scheduler.planning.types.PendingQueue`` over live jobs."""
 
     def __init__(self) -> None:
-        self._lines: dict[GroupKey, SortedList[Job]] = {}
-        self._changed: set[GroupKey] = set()
+        self._lines: dict[GroupKey, Line] = {}
+        self._changed: list[Line] = []
         self.size_total = 0
 
     def add(self, job: Job) -> bool:
@@ -44,43 +55,51 @@ class Queue:
         key = job.group
         line = self._lines.get(key)
         if line is None:
-            line = self._lines[key] = SortedList()
-        line.add(job)
+            line = self._lines[key] = Line(key)
+        line.jobs.add(job)
+        job.line = line
         self.size_total += 1
-        self._changed.add(key)
-        return line[0] is job
+        self._note(line)
+        return line.jobs[0] is job
 
     def remove(self, job: Job) -> None:
         """Take a job out of its line; no error when it does not stand there."""
-        key = job.group
-        line = self._lines.get(key)
-        if line is not None and job in line:
-            line.remove(job)
+        line = job.line
+        if line is not None:
+            line.jobs.remove(job)
+            job.line = None
             self.size_total -= 1
-            self._changed.add(key)
-            if not line:
-                del self._lines[key]
+            self._note(line)
+            if not line.jobs:
+                del self._lines[line.key]
 
     def changed(self, job: Job) -> None:
         """How many of its tasks may start has changed, of an array that stands in its line."""
-        self._changed.add(job.group)
+        if job.line is not None:
+            self._note(job.line)
+
+    def _note(self, line: Line) -> None:
+        if not line.changed:
+            line.changed = True
+            self._changed.append(line)
 
     def take_changed(self) -> set[GroupKey]:
         """The lines that somebody joined or left, or in which an array changed, since the last call."""
-        changed, self._changed = self._changed, set()
-        return changed
+        changed, self._changed = self._changed, []
+        for line in changed:
+            line.changed = False
+        return {line.key for line in changed}
 
     def rank_anew(self, rank: Callable[[Job], None]) -> None:
         """Give every job that waits another rank, and put the lines in order again."""
-        for key, line in self._lines.items():
-            jobs = list(line)
+        for line in self._lines.values():
+            jobs = list(line.jobs)
             for job in jobs:
                 rank(job)
-            self._lines[key] = SortedList(jobs)
+            line.jobs = SortedKeyList(jobs, key=_PLACE)
 
     def __contains__(self, job: Job) -> bool:
-        line = self._lines.get(job.group)
-        return line is not None and job in line
+        return job.line is not None
 
     def groups(self) -> Sequence[GroupKey]:
         """All lines with somebody in them."""
@@ -88,12 +107,13 @@ class Queue:
 
     def head(self, key: GroupKey) -> PendingJob:
         """The first of a line."""
-        return pending(self._lines[key][0])
+        return pending(self._lines[key].jobs[0])
 
     def jobs(self, key: GroupKey) -> Iterator[PendingJob]:
         """A line from its first on."""
-        return map(pending, self._lines[key])
+        return map(pending, self._lines[key].jobs)
 
     def size(self, key: GroupKey) -> int:
         """How many stand in a line; none in one that nobody has joined."""
-        return len(self._lines.get(key, ()))
+        line = self._lines.get(key)
+        return len(line.jobs) if line is not None else 0

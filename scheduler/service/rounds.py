@@ -5,7 +5,8 @@ from __future__ import annotations
 from scheduler.domain.agent import Launch
 from scheduler.domain.states import AttemptOutcome, JobState
 from scheduler.planning.types import Eviction, Start
-from scheduler.service.model import Attempt, Job
+from scheduler.service.job import Job
+from scheduler.service.model import Attempt
 from scheduler.service.state import State
 from scheduler.service.submitting import stop_attempt
 
@@ -93,9 +94,8 @@ def _next_task(state: State, array: Job) -> Job:
         user=array.user,
         state=JobState.QUEUED,
         submit_ms=array.submit_ms,
-        array_id=array.job_id,
-        array_index=index,
         array=array,
+        array_index=index,
     )
     state.add_job(task)
     assert array.live_tasks is not None

@@ -33,7 +33,8 @@ from scheduler.planning.rank import rank_of
 from scheduler.planning.types import Changes, GroupKey, NodeView, PoolKey, RunningView, Snapshot
 from scheduler.service.evictions import EvictionCount
 from scheduler.service.holdings import Holdings
-from scheduler.service.model import Attempt, Job, Node, Region, Tenant
+from scheduler.service.job import Job
+from scheduler.service.model import Attempt, Node, Region, Tenant
 from scheduler.service.observe import NullObserver, Observer
 from scheduler.service.ports import Clock, CommitBatch, IdSource, RuntimePredictor, SpecCodec
 from scheduler.service.predicting import LimitPredictor, RunningRuntimes, expected_ms
@@ -284,7 +285,7 @@ class State:
         self.counters.event_seq += 1
         job.sequence = self.counters.event_seq
         self.touch(job)
-        spec = job.spec
+        spec, later = job.spec, job.later
         self.record.events.append(
             EventRecord(
                 job.sequence,
@@ -296,11 +297,11 @@ class State:
                 self.now(),
                 kind,
                 int(job.state),
-                job.attempt,
-                job.region,
-                job.pool,
-                job.reason,
-                job.message,
+                later.attempt,
+                later.region,
+                later.pool,
+                later.reason,
+                later.message,
             )
         )
 
@@ -313,7 +314,7 @@ class State:
     def _rank(self, job: Job) -> None:
         spec = job.spec
         job.expected_ms = expected_ms(self.predictor, job)
-        job.rank = rank_of(self.policy.order, job.submit_ms, spec.priority, spec.shape.total, job.expected_ms)
+        job.stand_at(rank_of(self.policy.order, job.submit_ms, spec.priority, spec.shape.total, job.expected_ms))
 
     def use_policy(self, policy: Policy) -> None:
         """Plan by this policy from now on: everybody who waits is given a new rank, and the past fades at its half-life."""

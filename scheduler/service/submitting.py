@@ -21,7 +21,7 @@ from scheduler.planning.feasible import Infeasible, UnknownPlace, could_ever_fit
 from scheduler.planning.policy import Policy
 from scheduler.service.contract import Submission
 from scheduler.service.ending import drop_unstarted, end_array_if_done, job_ended
-from scheduler.service.model import Job
+from scheduler.service.job import Job
 from scheduler.service.state import State
 
 
@@ -90,8 +90,6 @@ def _add(state: State, spec: JobSpec, ids: Sequence[str], user: str, job_id: str
         user=user,
         state=JobState.HELD if spec.dependencies else JobState.QUEUED,
         submit_ms=now,
-        array_size=spec.array_size,
-        live_tasks={} if spec.array_size else None,
     )
     if spec.dependencies:
         job.reason = "DEPENDENCY"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from scheduler.simulation.outcome import JobOutcome, Outcome, percentile
 from scheduler.simulation.series import Series, Steps, capacity_steps, held_steps
@@ -174,7 +175,7 @@ def _actual_utilisation(history: History, outcome: Outcome) -> list[float | None
     return [part / all_ if all_ else None for part, all_ in zip(held, whole, strict=True)]
 
 
-def report(history: History, results: Sequence[Result]) -> dict[str, object]:
+def report(history: History, results: Sequence[Result]) -> dict[str, Any]:
     """All figures as data: what ``metrics.json`` holds."""
     base = figures_of(history, results[0])
     base_institutions = institutions_of(history, results[0])

@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import yaml
+
 from scheduler.domain.agent import NodeReport
 from scheduler.domain.errors import InvalidArgument
+from scheduler.planning import policy_document
 from scheduler.planning.policy import PRESETS, Policy
 from scheduler.simulation.tables import History, PastJob
 from scheduler.simulation.workload import DAY_MS, Scenario, SimJob
@@ -76,15 +79,6 @@ def policy_named(text: str) -> Policy:
         raise InvalidArgument(
             f"{text!r} is neither a preset ({', '.join(PRESETS)}) nor a file with a policy.", field="policy"
         )
-    try:
-        # The document's parser needs more than presets do; it is asked for only when there is a document.
-        import yaml
-
-        from scheduler.planning import policy_document  # type: ignore[attr-defined, unused-ignore]
-    except ImportError as error:
-        raise InvalidArgument(
-            f"This version reads no policy files; give one of the presets {', '.join(PRESETS)}.", field="policy"
-        ) from error
     with path.open("rb") as stream:
         content = stream.read(MAX_POLICY_BYTES + 1)
     if len(content) > MAX_POLICY_BYTES:
@@ -95,8 +89,7 @@ def policy_named(text: str) -> Policy:
         raise InvalidArgument(f"{text}: is no YAML document: {' '.join(str(error).split())}", field="policy") from error
     if not isinstance(document, dict):
         raise InvalidArgument(f"{text}: is no YAML mapping.", field="policy")
-    policy: Policy = policy_document.parse(document)
-    return policy
+    return policy_document.parse(document)
 
 
 def scenario(history: History, variant: Variant) -> tuple[Scenario, list[PastJob | None]]:

@@ -44,12 +44,16 @@ SECTIONS: dict[str, dict[str, str]] = {
         "undrain": "suanli.cli.places:undrain",
         "region": "suanli.cli.places:region",
     },
+    "Planning ahead": {
+        "simulate": "suanli.cli.simulate:simulate",
+    },
     "People and limits": {
         "institution": "suanli.cli.tenants:institution",
         "project": "suanli.cli.tenants:project",
         "user": "suanli.cli.people:user",
         "key": "suanli.cli.people:key",
         "quota": "suanli.cli.quotas:quota",
+        "policy": "suanli.cli.policy:policy",
     },
     "System": {
         "health": "suanli.cli.system:health",

@@ -47,6 +47,10 @@ def test_every_record_comes_back_as_it_was_given(store: Store, writer: Writer) -
         "events": [rows.event(1), rows.event(2, 2, message="\\N")],
         "ledger": [rows.segment(1, start_ms=rows.T0_MS, end_ms=rows.T0_MS + 5)],
         "requests": [rows.request(1), rows.request(2, fingerprint=bytes(32))],
+        "policies": [
+            rows.policy(1),
+            rows.policy(2, document="order: {shortness: 1}  # 'why' \\ not\n", comment="公平"),
+        ],
     }
 
     writer.commit(**tenants, **work)
@@ -55,6 +59,7 @@ def test_every_record_comes_back_as_it_was_given(store: Store, writer: Writer) -
     assert state.jobs == work["new_jobs"]
     assert state.attempts == work["new_attempts"]
     assert state.requests == work["requests"]
+    assert [store.find_policy(version) for version in (1, 2)] == work["policies"]
     for name, given in tenants.items():
         assert sorted(getattr(state, name)) == sorted(given), name
     assert store.events(EventQuery(after=0, limit=10)) == work["events"]
@@ -173,6 +178,7 @@ REFUSED = {
     "a ledger number twice": {"ledger": [rows.segment(1, job_id="other")]},
     "a segment twice": {"ledger": [rows.segment(50, job_id=rows.segment(1).job_id)]},
     "a request twice": {"requests": [rows.request(50, "r1")]},
+    "a policy's version twice": {"policies": [rows.policy(1, comment="another")]},
     "a project of nobody": {"projects": [rows.project()]},
     "a quota of nobody": {"quotas": [rows.quota()]},
     "a node of nowhere": {"nodes": [rows.node()]},
@@ -190,6 +196,7 @@ def test_one_bad_row_undoes_the_whole_commit(store: Store, writer: Writer, other
         events=[rows.event(1)],
         ledger=[rows.segment(1)],
         requests=[rows.request(1)],
+        policies=[rows.policy(1)],
     )
     before = store.load(), store.usage_sums(), store.last_sequences()
     good = {

@@ -115,6 +115,18 @@ def test_the_database_itself_keeps_the_ledger(sql_disk: Disk, change: str) -> No
     assert store.ledger(LedgerQuery()) == [rows.segment(1)]
 
 
+@pytest.mark.parametrize("change", ["UPDATE policies SET author = 'nobody'", "DELETE FROM policies"])
+def test_the_database_itself_keeps_who_changed_the_policy(sql_disk: Disk, change: str) -> None:
+    store: Any = sql_disk.open()
+    writer = _leader(store)
+    writer.commit(policies=[rows.policy(1)])
+
+    with pytest.raises(Exception, match="append-only"), store._engines.write.begin() as connection:
+        connection.exec_driver_sql(change)
+
+    assert store.find_policy(1) == rows.policy(1)
+
+
 def test_readers_see_whole_commits_and_do_not_wait(disk: Disk) -> None:
     store = disk.open()
     writer = _leader(store)

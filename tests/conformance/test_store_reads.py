@@ -209,3 +209,24 @@ def test_pages_in_turn_are_the_whole(store: Store, writer: Writer) -> None:
         before = page[-1].job_no
 
     assert pages == [job for job in reversed(jobs) if job.institution == "fudan" and job.state in (2, 4, 6)]
+
+
+def test_the_newest_policy_is_loaded_and_the_old_ones_stay(store: Store, writer: Writer) -> None:
+    assert store.load().policy is None
+    assert store.list_policies(0, 10) == []
+    versions = [
+        rows.policy(1),
+        rows.policy(2, document="# 复旦大学\nname: 'a'\n" * 9_000, comment=""),
+        rows.policy(3, author="li"),
+    ]
+    for version in versions:
+        writer.commit(policies=[version])
+
+    assert store.load().policy == versions[2]
+    assert [store.find_policy(number) for number in (1, 2, 3)] == versions
+    assert [store.find_policy(number) for number in (0, 4, -1)] == [None] * 3
+    bare = [version._replace(document="", effective="") for version in reversed(versions)]
+    assert store.list_policies(0, 10) == bare
+    assert store.list_policies(0, 2) == bare[:2]
+    assert store.list_policies(2, 2) == bare[2:]
+    assert store.list_policies(1, 2) == []

@@ -18,7 +18,7 @@ from sqlalchemy import create_engine, select
 
 from scheduler.domain.states import TERMINAL, AttemptState
 from scheduler.service.ports import CommitBatch, EventQuery, JobQuery, LedgerQuery, Store
-from scheduler.store import schema
+from scheduler.store import migrate, schema
 from scheduler.store.sql import SqlStore
 from tests.conformance.conftest import Disk
 from tests.support import rows
@@ -63,6 +63,30 @@ def test_processes_that_start_together_migrate_once(kind: str, tmp_path: Path, p
     store.close()
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_a_database_of_the_first_release_is_upgraded_with_what_it_holds(
+    kind: str, tmp_path: Path, postgres: PostgresServer
+) -> None:
+    url = f"sqlite:///{tmp_path}/old.db" if kind == "sqlite" else postgres.url("upgraded")
+    store = SqlStore(url)
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrate.__file__).parent / "migrations"))
+    with store._engines.write.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.exec_driver_sql("INSERT INTO institutions VALUES ('tongji', 'Tongji', 1, 'east', 5)")
+
+    store.migrate()
+
+    state = store.load()
+    assert (state.institutions, state.policy) == ([rows.institution(create_ms=5)], None)
+    lease = store.acquire_leadership("test", 60_000)
+    assert lease is not None
+    store.commit(lease.epoch, 1, CommitBatch(policies=[rows.policy(1)]))
+    assert store.load().policy == rows.policy(1)
+    store.close()
+
+
 QUESTIONS: dict[str, tuple[Callable[[Store], object], str]] = {
     "an institution's jobs": (lambda store: store.list_jobs(JobQuery(institution="a")), "jobs_by_institution"),
     "a project's jobs": (lambda store: store.list_jobs(JobQuery(institution="a", project="b")), "jobs_by_project"),
@@ -71,6 +95,8 @@ QUESTIONS: dict[str, tuple[Callable[[Store], object], str]] = {
     "live jobs": (lambda store: store.load(), "jobs_live"),
     "live attempts": (lambda store: store.load(), "attempts_live"),
     "the newest requests": (lambda store: store.load(), "requests_by_age"),
+    "the newest policy": (lambda store: store.load(), "policies"),
+    "versions of the policy": (lambda store: store.list_policies(9, 9), "PRIMARY KEY"),
     "a job's attempts": (lambda store: store.attempts_of("a", 9), "PRIMARY KEY"),
     "the newest runtimes": (lambda store: store.recent_runtimes(9), "SCAN attempts"),
     "an institution's events": (lambda store: store.events(EventQuery(1, 9, institution="a")), "events_by_institution"),

@@ -11,6 +11,7 @@ from scheduler.domain.agent import ReplicaPlacement
 from scheduler.domain.resources import GPU_UNIT, Resources
 from scheduler.domain.spec import PriorityClass, Shape
 from scheduler.planning.fit import choose_gpus, replicas_on, site_of
+from scheduler.planning.mix import JobType
 from scheduler.planning.policy import (
     LEVELS,
     PRESETS,
@@ -24,7 +25,7 @@ from scheduler.planning.policy import (
     ScorePolicy,
 )
 from scheduler.planning.rank import rank_of
-from scheduler.planning.types import GroupKey, NodeView, PendingJob, Start, TenantView
+from scheduler.planning.types import GroupKey, NodeView, PendingJob, Snapshot, Start, TenantView
 from tests.unit.planning.builders import World, node, shape
 
 NOW_MS = 100_000
@@ -195,7 +196,13 @@ def random_policy(rng: Random, *, preemption: bool = False) -> Policy:
         preemption=stop_some if preemption else stop_none,
         backfill=BackfillPolicy(rng.choice((0, 0, 1, 3, 16)), rng.choice((0, 2, 16))),
         score=ScorePolicy(
-            home=rng.choice(weights), locality=rng.choice(weights), price=rng.choice(weights), speed=rng.choice(weights)
+            fragmentation=rng.choice((0, 1000)),
+            best_fit=rng.choice((0, 1000)),
+            accelerator_order=rng.random() < 0.7,
+            home=rng.choice(weights),
+            locality=rng.choice(weights),
+            price=rng.choice(weights),
+            speed=rng.choice(weights),
         ),
         pools={"west/mixed": PoolPolicy(True, 5, 100), "east/gpu": PoolPolicy(False, 10, 300)},
         data_sets={
@@ -212,6 +219,15 @@ def random_policy(rng: Random, *, preemption: bool = False) -> Policy:
         preset = preset if preemption else replace(preset, preemption=stop_none)
         return replace(preset, guarantees=made.guarantees, pools=made.pools, data_sets=made.data_sets)
     return made
+
+
+def with_mix(rng: Random, snapshot: Snapshot) -> Snapshot:
+    """The workload seen is about that which waits, or unknown."""
+    counts: dict[JobType, int] = {}
+    for key in snapshot.queue.groups() if rng.random() < 0.7 else ():
+        kind = JobType(key.shape.request, tuple(sorted(key.shape.accelerators)))
+        counts[kind] = counts.get(kind, 0) + rng.randint(1, 20)
+    return replace(snapshot, mix=counts)
 
 
 seeds = st.integers(0, (1 << 62) - 1)

@@ -1,257 +1,28 @@
 """The planner's rules written down as plainly as possible: every step looks at everything again, replicas are tried one by one.
 
 Slow and, one hopes, obviously right; the fast planner must answer the same. Nothing is stopped for anybody here: eviction has
-its own tests. How nodes are compared is a parameter (``Score``), so that another scorer needs another function and nothing else.
+its own tests. How nodes are compared is a parameter (``Scoring``), so that another scorer needs another class and nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from scheduler.domain.agent import ReplicaPlacement
 from scheduler.domain.resources import GPU_UNIT, ZERO, Resources
 from scheduler.domain.spec import Shape
-from scheduler.planning.policy import Guarantee, Policy, PoolPolicy
-from scheduler.planning.types import (
-    GroupKey,
-    NodeView,
-    PendingJob,
-    Plan,
-    PoolKey,
-    PoolUse,
-    Reservation,
-    Snapshot,
-    Start,
-)
+from scheduler.planning.policy import Policy, PoolPolicy
+from scheduler.planning.types import GroupKey, PendingJob, Plan, PoolKey, Reservation, Snapshot, Start
+from tests.property.reference_rooms import Node, Room, Scoring, SiteId, Worth
+from tests.property.reference_tenants import WHOLE, Tenants
 
-SiteId = tuple[str, str, str, bool]
-Score = Callable[[Resources, Sequence[int], Resources], Any]
-"""How well a replica of a request would stand on a node with so much free, on which it fits: lower is better."""
 LAST = 1 << 30
-WHOLE = 1 << 60
-
-
-def gpus_for(milli: int, free: Sequence[int]) -> tuple[int, ...] | None:
-    """The fullest GPU with room for a share; the first whole ones else."""
-    if milli == 0:
-        return ()
-    if milli < GPU_UNIT:
-        possible = [index for index, left in enumerate(free) if left >= milli]
-        return (min(possible, key=lambda index: (free[index], index)),) if possible else None
-    whole = [index for index, left in enumerate(free) if left == GPU_UNIT]
-    count = milli // GPU_UNIT
-    return tuple(whole[:count]) if milli % GPU_UNIT == 0 and len(whole) >= count else None
-
-
-def best_fit(free: Resources, gpus: Sequence[int], request: Resources) -> tuple[int, ...]:
-    """The interim scorer's order, coarse as it is there: 16 milli-cores and 256 MiB are the least that makes a difference."""
-    chosen = gpus_for(request.gpu_milli, gpus)
-    share = 0 < request.gpu_milli < GPU_UNIT
-    on_gpu = gpus[chosen[0]] - request.gpu_milli if share and chosen else 0
-    left = free.minus(request)
-    most = (1 << 17) - 1
-    return (
-        on_gpu,
-        min(left.gpu_milli, (1 << 16) - 1),
-        min(left.cpu_milli // 16, most),
-        min(left.memory_mib // 256, most),
-    )
-
-
-class Room:
-    """What is free on a node."""
-
-    def __init__(self, free: Resources, gpus: Sequence[int]) -> None:
-        self.free, self.gpus = free, list(gpus)
-
-    def copy(self) -> Room:
-        return Room(self.free, self.gpus)
-
-    def fits(self, request: Resources) -> bool:
-        return request.fits(self.free) and gpus_for(request.gpu_milli, self.gpus) is not None
-
-    def give(self, request: Resources, indexes: Sequence[int], sign: int = 1) -> None:
-        self.free = self.free.plus(request.times(sign))
-        for index in indexes:
-            self.gpus[index] += sign * min(request.gpu_milli, GPU_UNIT)
-
-    def take(self, request: Resources) -> tuple[int, ...]:
-        indexes = gpus_for(request.gpu_milli, self.gpus)
-        assert indexes is not None
-        self.give(request, indexes, -1)
-        return indexes
-
-    def count(self, request: Resources, most: int) -> int:
-        left, count = self.copy(), 0
-        while count < most and left.fits(request):
-            left.take(request)
-            count += 1
-        return count
-
-    def least(self, other: Room) -> Room:
-        return Room(
-            Resources(*map(min, self.free, other.free)), [min(a, b) for a, b in zip(self.gpus, other.gpus, strict=True)]
-        )
-
-
-class Node:
-    """A node: what anybody may have of it (``room``) and, while some is kept for a reservation, what is really free."""
-
-    def __init__(self, view: NodeView, snapshot: Snapshot) -> None:
-        self.view = view
-        self.id = view.node_id
-        self.site: SiteId = (view.region, view.pool, view.accelerator, view.capacity.gpu_milli > 0)
-        self.serves = view.up and not view.draining
-        self.room = Room(view.free, view.gpu_free)
-        self.real: Room | None = None
-        self.until_ms = 0
-        self.releases = []
-        for running in snapshot.running.values():
-            end_ms = running.stopped_by_ms or running.limit_end_ms + running.grace_ms
-            for replica in running.replicas:
-                if (running.region, replica.node_id) == (view.region, view.node_id):
-                    self.releases.append((end_ms, running.group.shape.request, replica.gpu_indexes))
-
-    def carries(self, shape: Shape) -> bool:
-        return self.serves and set(shape.node_selector) <= set(self.view.labels)
-
-    def domain(self, label: str) -> str:
-        values = dict(self.view.labels)
-        return f"node {self.id}" if label == "node" or label not in values else f"value {values[label]}"
-
-    def room_at(self, time_ms: int) -> Room:
-        """What anybody may have when all that ends by then has ended."""
-        then = self.room.copy()
-        for end_ms, request, indexes in self.releases:
-            if end_ms <= time_ms:
-                then.give(request, indexes)
-        return then
-
-    def place(self, request: Resources, *, really: bool = False) -> ReplicaPlacement:
-        if really:
-            assert self.real is not None
-            indexes = self.real.take(request)
-            self.room = self.room.least(self.real)
-        else:
-            indexes = self.room.take(request)
-            if self.real is not None:
-                self.real.give(request, indexes, -1)
-        return ReplicaPlacement(self.id, indexes)
-
-    def keep(self, request: Resources, replicas: int, time_ms: int) -> None:
-        then = self.room_at(time_ms)
-        for _ in range(replicas):
-            then.take(request)
-        self.real, self.until_ms = self.room.copy(), time_ms
-        self.room = self.room.least(then)
-
-
-class Tenants:
-    """Shares, quotas and guarantees, from what is held now."""
-
-    def __init__(self, snapshot: Snapshot, policy: Policy, nodes: list[Node]) -> None:
-        self.snapshot, self.policy = snapshot, policy
-        self.held: dict[tuple[str, ...], Resources] = {(name,): v.in_use for name, v in snapshot.institutions.items()}
-        self.held |= {key: view.in_use for key, view in snapshot.projects.items()}
-        self.held |= {key: view.in_use for key, view in snapshot.users.items()}
-        self.use = dict(snapshot.pool_use)
-        self.capacity: dict[PoolKey, Resources] = {}
-        for node in nodes:
-            if node.serves and node.view.region in snapshot.online_regions:
-                pool = PoolKey(node.view.region, node.view.pool)
-                self.capacity[pool] = self.capacity.get(pool, ZERO).plus(node.view.capacity)
-        self.whole = ZERO
-        for amount in self.capacity.values():
-            self.whole = self.whole.plus(amount)
-
-    def view(self, path: tuple[str, ...]) -> Any:
-        if len(path) == 1:
-            return self.snapshot.institutions[path[0]]
-        return self.snapshot.projects[path] if len(path) == 2 else self.snapshot.users.get(path)  # type: ignore[index,call-overload]
-
-    def dominant(self, held: Resources) -> int:
-        return max(each * (WHOLE // whole) if whole else 0 for each, whole in zip(held, self.whole, strict=True))
-
-    def weight(self, path: tuple[str, ...]) -> int:
-        view = self.view(path)
-        return view.weight if view else 1000
-
-    def share(self, path: tuple[str, ...]) -> int:
-        view, past = self.view(path), self.policy.order.past_milli
-        before = view.past if view else ZERO
-        mixed = self.held.get(path, ZERO).times(1000 - past).plus(before.times(past))
-        return self.dominant(mixed) // self.weight(path)
-
-    def charge(self, key: GroupKey, pool: PoolKey) -> None:
-        total = key.shape.total
-        for depth in (1, 2, 3):
-            path = key.path(depth)
-            self.held[path] = self.held.get(path, ZERO).plus(total)
-        use = self.use.get((key.institution, pool), PoolUse(ZERO, ZERO))
-        self.use[key.institution, pool] = PoolUse(
-            use.held.plus(total), use.firm if key.preemptible else use.firm.plus(total)
-        )
-
-    def within_quota(self, key: GroupKey) -> bool:
-        for path in (key.path(1), key.path(2)):
-            for used, more, most in zip(self.held[path], key.shape.total, self.view(path).quota, strict=True):
-                if more and used + more > most:
-                    return False
-        return True
-
-    # --- guarantees ---------------------------------------------------------------------------------------------------
-
-    def of_pool(self, pool: PoolKey) -> dict[str, Guarantee]:
-        return {each.institution: each for each in self.policy.guarantees if each.pool == str(pool)}
-
-    def standing(self, key: GroupKey, pool: PoolKey) -> int:
-        """0 within the guarantee, 1 borrowed, 2 not at all."""
-        guarantees = self.of_pool(pool)
-        if not guarantees:
-            return 0
-        users = {name for name, where in self.use if where == pool} | set(guarantees)
-
-        def used(name: str) -> PoolUse:
-            return self.use.get((name, pool), PoolUse(ZERO, ZERO))
-
-        me, worst = key.institution, 0
-        for r, asked in enumerate(key.shape.total):
-            amount = {name: guarantees[name].amount[r] if name in guarantees else 0 for name in {*users, me}}
-            if not asked or used(me).held[r] + asked <= amount[me]:
-                continue
-            mine = guarantees.get(me)
-            limit = mine.borrowing if mine else None
-            free = self.capacity.get(pool, ZERO)[r] - sum(used(name).held[r] for name in users) - asked
-            unlent = sum(
-                max(0, each.amount[r] - each.lending[r] - used(name).held[r])
-                for name, each in guarantees.items()
-                if name != me and each.lending is not None
-            )
-            firm = {name: used(name).firm[r] for name in {*users, me}}
-            firm[me] += asked
-            for_all = sum(max(amount[name], firm[name]) for name in {*users, me})
-            refused = (
-                (limit is not None and used(me).held[r] + asked > amount[me] + limit[r])
-                or free < unlent
-                or (not key.preemptible and for_all > self.capacity.get(pool, ZERO)[r])
-            )
-            worst = max(worst, 2 if refused else 1)
-        return worst
-
-    def borrowed(self, name: str) -> int:
-        total = ZERO
-        for pool in {PoolKey(*each.pool.split("/")) for each in self.policy.guarantees}:
-            own = self.of_pool(pool).get(name)
-            held = self.use.get((name, pool), PoolUse(ZERO, ZERO)).held
-            over = held.minus(own.amount if own else ZERO)
-            total = total.plus(Resources(*(max(0, each) for each in over)))
-        return self.dominant(total)
 
 
 class Reference:
-    def __init__(self, snapshot: Snapshot, policy: Policy, now_ms: int, score: Score) -> None:
-        self.snapshot, self.policy, self.now_ms, self.score = snapshot, policy, now_ms, score
+    def __init__(self, snapshot: Snapshot, policy: Policy, now_ms: int, scoring: Scoring) -> None:
+        self.snapshot, self.policy, self.now_ms, self.scoring = snapshot, policy, now_ms, scoring
         views = [view for nodes in snapshot.pools.values() for view in nodes.values()]
         self.nodes = sorted((Node(view, snapshot) for view in views), key=lambda each: (each.site, each.id))
         self.tenants = Tenants(snapshot, policy, self.nodes)
@@ -368,7 +139,7 @@ class Reference:
             int(site[3] and not shape.request.gpu_milli),
             position(site[0], shape.preferred_regions),
             self.cost(site, key),
-            position(site[2], shape.accelerators),
+            position(site[2], shape.accelerators) if self.policy.score.accelerator_order else 0,
         )
 
     def place(self, key: GroupKey) -> tuple[SiteId, tuple[ReplicaPlacement, ...]] | None:
@@ -381,7 +152,7 @@ class Reference:
             found = self.now_on(nodes, shape)
             if standing == 2 or found is None:
                 continue
-            best = min((self.score(n.room.free, n.room.gpus, request), n.id) for n in nodes if self.one_fits(n, shape))
+            best = min((self.score(n, request), n.id) for n in nodes if self.one_fits(n, shape))
             spare, region, cost, accelerator = self.preference(site, key)
             options.append(((spare, region, standing, cost, accelerator, found[0], best, site), site, found[1]))
         if not options:
@@ -391,11 +162,12 @@ class Reference:
         _, site, nodes = min(options, key=lambda each: each[0])
         placed = []
         for _ in range(shape.replicas):
-            fitting = [
-                (self.score(n.room.free, n.room.gpus, request), n.id, n) for n in nodes if self.one_fits(n, shape)
-            ]
-            placed.append(min(fitting, key=lambda each: each[:2])[2].place(request))
+            fitting = [(self.score(n, request), n.id, n) for n in nodes if self.one_fits(n, shape)]
+            placed.append(min(fitting, key=lambda each: each[:2])[2].place(request, self.scoring))
         return site, tuple(placed)
+
+    def score(self, node: Node, request: Resources) -> int:
+        return self.scoring.score(node.view, node.room.free, node.room.gpus, request)
 
     def one_fits(self, node: Node, shape: Shape) -> bool:
         return node.carries(shape) and node.room.fits(shape.request)
@@ -477,10 +249,10 @@ class Reference:
                 continue
             for node in others:
                 while len(placed) < shape.replicas and node.room.fits(shape.request):
-                    placed.append(node.place(shape.request))
+                    placed.append(node.place(shape.request, self.scoring))
             for node in eligible:
                 while len(placed) < shape.replicas and node.real and node.real.fits(shape.request):
-                    placed.append(node.place(shape.request, really=True))
+                    placed.append(node.place_before_reservation(shape.request))
             self.started(key, job, site, tuple(placed))
             self.waiting[key].pop(0)
             return True
@@ -506,6 +278,10 @@ class Reference:
     def started(self, key: GroupKey, job: PendingJob, site: SiteId, replicas: tuple[ReplicaPlacement, ...]) -> None:
         self.starts.append(Start(job.job_no, *site[:3], replicas))
         self.tenants.charge(key, PoolKey(site[0], site[1]))
+        for replica in replicas:
+            (node,) = (each for each in self.nodes if (each.site, each.id) == (site, replica.node_id))
+            end_ms = self.now_ms + job.limit_ms + job.grace_ms
+            node.releases.append((end_ms, key.shape.request, replica.gpu_indexes))
 
     def start(self, key: GroupKey, job: PendingJob) -> bool:
         found = self.place(key)
@@ -530,8 +306,7 @@ class Reference:
     def claims_and_overdue(self) -> None:
         self.waiting_at_first = dict(self.waiting)
         for job_no, key in sorted(self.snapshot.claims.items()):
-            near = list(self.snapshot.queue.jobs(key))[: self.policy.backfill.look + 1]
-            job = next((each for each in near if each.job_no == job_no), None)
+            job = next((each for each in self.snapshot.queue.jobs(key) if each.job_no == job_no), None)
             if job is not None and self.tenants.within_quota(key):
                 self.serve(key, job, claims=True)
         heads = [(job.rank, job.job_no, key, job) for key in self.waiting_at_first for job in [self.head(key)]]
@@ -601,7 +376,9 @@ class Reference:
         return Plan(tuple(self.starts), self.truncated, (), tuple(self.reservations))
 
 
-def reference_plan(snapshot: Snapshot, policy: Policy, now_ms: int, score: Score = best_fit) -> Plan:
+def reference_plan(
+    snapshot: Snapshot, policy: Policy, now_ms: int, scoring: Callable[[Snapshot, Policy], Scoring] = Worth
+) -> Plan:
     if not snapshot.queue.groups() or not any(snapshot.pools.values()) or policy.max_starts_per_round < 1:
         return Plan()
-    return Reference(snapshot, policy, now_ms, score).run()
+    return Reference(snapshot, policy, now_ms, scoring(snapshot, policy)).run()

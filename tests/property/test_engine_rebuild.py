@@ -14,10 +14,11 @@ from scheduler.domain.agent import Checkpointed
 from scheduler.domain.errors import FailedPrecondition
 from scheduler.domain.resources import ZERO, Resources
 from scheduler.domain.states import AttemptOutcome, JobState
-from scheduler.planning.policy import OrderPolicy, Policy
+from scheduler.planning.policy_text import read_policy
 from scheduler.planning.types import Eviction, PoolKey, PoolUse
 from scheduler.planning.usage import decayed
-from scheduler.service import rounds, tenants
+from scheduler.service import policies, rounds, tenants
+from scheduler.service.contract import PolicyDraft
 from scheduler.service.engine import Engine
 from scheduler.service.holdings import REFRESH_MS
 from scheduler.service.model import Tenant
@@ -74,6 +75,7 @@ def observable(engine: Engine) -> dict[str, Any]:
         "counters": state.counters,
         "regions": {region.region: region.record()._replace(last_seen_ms=0) for region in state.regions.values()},
         "requests": dict(state.requests),
+        "policy": (engine.policy, state.policy_record),
     }
 
 
@@ -160,11 +162,11 @@ class Histories(RuleBasedStateMachine):
         assert (attempt.stop_outcome is not None) == (stopping or attempt.job.spec.preemptible)
         self.site.turn()
 
-    @rule(half_life_ms=st.sampled_from([1_000, 604_800_000]), shortness=st.sampled_from([0, 10_000]))
-    def change_policy(self, half_life_ms: int, shortness: int) -> None:
-        order = OrderPolicy(shortness_milli=shortness, half_life_ms=half_life_ms)
-        self.site.policy = Policy(order=order)
-        self.site.engine.state.use_policy(self.site.policy)
+    @rule(half_life=st.sampled_from(["1m", "7d"]), shortness=st.sampled_from([0, 10]), starts=st.sampled_from([2, 512]))
+    def put_policy(self, half_life: str, shortness: int, starts: int) -> None:
+        order = f"{{shortness: {shortness}, past: {{half_life: {half_life}}}}}"
+        document = f"order: {order}\nround: {{max_starts: {starts}}}\n"
+        policies.put_policy(self.site.engine.state, PolicyDraft(document, read_policy(document)), "admin")
         self.site.turn()
 
     @rule(ms=st.sampled_from([1, 500, 2_500, 30_000, 300_000]), silent=st.booleans())

@@ -7,7 +7,7 @@ from random import Random
 from hypothesis import given, settings
 
 from scheduler.planning.plan import plan
-from tests.property.planning_worlds import NOW_MS, random_policy, random_world, seeds
+from tests.property.planning_worlds import NOW_MS, random_policy, random_world, seeds, with_mix
 from tests.property.reference_planner import reference_plan
 
 
@@ -16,5 +16,5 @@ from tests.property.reference_planner import reference_plan
 def test_the_fast_planner_answers_as_the_plain_one(seed):
     rng = Random(seed)
     policy = random_policy(rng)
-    snapshot = random_world(rng, policy).snapshot()
+    snapshot = with_mix(rng, random_world(rng, policy).snapshot())
     assert plan(snapshot, policy, NOW_MS) == reference_plan(snapshot, policy, NOW_MS)

@@ -14,6 +14,7 @@ from scheduler.domain.records import (
     JobRecord,
     LedgerRecord,
     NodeRecord,
+    PolicyRecord,
     ProjectRecord,
     QuotaRecord,
     RegionRecord,
@@ -155,3 +156,9 @@ def fair_usage(user: str = "li", **values: Any) -> FairUsageRecord:
 
 def quota(**values: Any) -> QuotaRecord:
     return QuotaRecord("tongji", "", -1, -1, -1, -1)._replace(**values)
+
+
+def policy(version: int = 1, **values: Any) -> PolicyRecord:
+    return PolicyRecord(version, "preset: fair\n", '{"preset":"fair"}', "why", "admin", T0_MS + version)._replace(
+        **values
+    )

@@ -7,13 +7,18 @@ from pathlib import Path
 import click
 import pytest
 
+from scheduler.planning.policy import PRESETS
+from scheduler.planning.policy_document import dump
+from scheduler.planning.policy_text import read_policy
 from suanli.cli.job_file import read_job_file
 from suanli.cli.main import cli
 from suanli.spec import build_spec
 from tests.unit.cli.tools import REPOSITORY
 
 HOWTO = REPOSITORY / "docs/howto"
-PAGES = ["submit-a-job", "gangs", "arrays-and-dependencies", "quotas", "usage"]
+PAGES = ["submit-a-job", "gangs", "arrays-and-dependencies", "quotas", "usage", "policy"]
+POLICIES = {"policy"}
+"""Pages whose YAML is policies, not jobs."""
 
 
 def blocks(page: str, kind: str) -> list[str]:
@@ -55,13 +60,34 @@ def test_the_commands_of_a_page_are_understood(page: str) -> None:
         assert parsed(words).command.name, words
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "yaml")])
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in POLICIES and blocks(page, "yaml")])
 def test_the_job_files_of_a_page_are_good(page: str, tmp_path: Path) -> None:
     for text in blocks(page, "yaml"):
         path = tmp_path / "jobs.yaml"
         path.write_text(text)
         for job in read_job_file(str(path)).jobs:
             build_spec({key: value for key, value in job.items() if key != "folder"})
+
+
+@pytest.mark.parametrize("page", sorted(POLICIES))
+def test_the_policies_of_a_page_are_good(page: str) -> None:
+    texts = blocks(page, "yaml")
+    assert len(texts) == 4
+    for text in texts:
+        read_policy(text)
+
+
+def test_the_page_of_the_policy_tells_every_setting() -> None:
+    rows = re.findall(r"^\| (`.*?) \|", (HOWTO / "policy.md").read_text(), re.MULTILINE)
+    told = {name.split(".")[-1] for row in rows for name in re.findall(r"`([^`]+)`", row)}
+
+    def settings(value: object) -> set[str]:
+        if not isinstance(value, dict):
+            return set()
+        return {name for key, inner in value.items() for name in (settings(inner) or {key})}
+
+    assert settings(dump(PRESETS["fair"])) - {"pools", "data_sets", "speed", "bandwidth"} <= told
+    assert set(PRESETS) <= told
 
 
 def test_links_between_the_pages_lead_somewhere() -> None:

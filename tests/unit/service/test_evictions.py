@@ -59,6 +59,11 @@ def test_the_victim_is_told_why_and_makes_room(site: Site, decide: Decide) -> No
     assert site.reason(victim) == (JobState.RUNNING, "PREEMPTING")
     assert site.events(victim)[-1].kind == "PREEMPTING"
     stopping = view(site, victim)
+    explained = site.engine.explain(victim)
+    assert explained is not None
+    assert explained.explanation.message == (
+        "Attempt 1 in east/cpu has been told to end, and the job is queued again then. Capacity reclaimed by its owner north."
+    )
     assert (stopping.stopped_by_ms, stopping.for_job_no) == (site.clock.at_ms + GRACE_MS, site.job(waiting).job_no)
 
     commands = site.east.finished(victim, O.PREEMPTED, message=stop.message)
