@@ -94,10 +94,12 @@ def change_text(change: Mapping[str, float | None] | None, kind: str) -> str:
         return "±0"
     if kind == "part":
         text = f"{100 * difference:+.1f} points"
-    elif percent is not None and abs(percent) < 1000:
+    elif kind != "count" and percent is not None and abs(percent) < 1000:
         text = f"{percent:+.1f} %"
     else:
         text = ("+" if difference > 0 else "") + value_text(difference, kind)
+    for nothing in ("+0.0 ", "-0.0 "):
+        text = text.replace(nothing, "±0.0 ") if text.startswith(nothing) else text
     return text.replace("-", "−")
 
 

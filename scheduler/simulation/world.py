@@ -105,11 +105,15 @@ class _Due(NamedTuple):
     outcome: AttemptOutcome | None
 
 
-class _Wake:
-    """Time to plan, though nothing has happened: an attempt may be evicted from now on, or time has changed what is fair."""
+class _Ripe(NamedTuple):
+    """An attempt may be evicted from now on, so that whoever waits may have a place."""
+
+    job_id: str
+    attempt: int
 
 
-_RIPE, _ROUND = _Wake(), _Wake()
+class _Round:
+    """Time alone may have changed who goes next."""
 
 
 class _Region:
@@ -180,9 +184,12 @@ class Simulation:
         told = 0
         while self._due and self._due[0][0] <= until_ms:
             self.clock.at_ms = self._due[0][0]
+            happened = False
             while self._due and self._due[0][0] == self.clock.at_ms:
-                self._happen(heapq.heappop(self._due)[2])
+                happened |= self._happen(heapq.heappop(self._due)[2])
                 self.outcome.events += 1
+            if not happened:
+                continue
             self.engine.tick()
             self._settle()
             self._plan_again_later()
@@ -197,7 +204,7 @@ class Simulation:
         waits = self._round_every_ms and self.engine.state.queue.size_total
         if waits and self._due and not self._round_due:
             self._round_due = True
-            self._at(self.clock.at_ms + self._round_every_ms, _ROUND)
+            self._at(self.clock.at_ms + self._round_every_ms, _Round())
 
     # --- what is there from the beginning -----------------------------------------------------------------------------
 
@@ -241,19 +248,34 @@ class Simulation:
         self._due_no += 1
         heapq.heappush(self._due, (at_ms, self._due_no, what))
 
-    def _happen(self, what: object) -> None:
+    def _happen(self, what: object) -> bool:
+        """Let it happen; returns whether the engine need think of it."""
         if isinstance(what, int):
             self._submit(what)
         elif isinstance(what, FleetChange):
             self._change(what)
         elif isinstance(what, _Due):
+            run = self._runs.get(what.job_id)
+            if run is None or run.progress.attempt != what.attempt:
+                return False
             if what.outcome is None:
-                self._save(what)
-            else:
-                self._finish(what.job_id, what.attempt, what.outcome)
+                return self._save(what, run)
+            self._finish(what.job_id, run, what.outcome)
         else:
-            self._round_due = self._round_due and what is not _ROUND
-            self.engine.state.round_needed = self.engine.state.queue.size_total > 0
+            return self._plan_for(what)
+        return True
+
+    def _plan_for(self, what: object) -> bool:
+        """Let the engine plan though nothing has happened, if that can make a difference."""
+        if isinstance(what, _Ripe):
+            run = self._runs.get(what.job_id)
+            if run is None or run.progress.attempt != what.attempt:
+                return False
+        else:
+            self._round_due = False
+        waits = self.engine.state.queue.size_total > 0
+        self.engine.state.round_needed |= waits
+        return waits
 
     def _submit(self, number: int) -> None:
         outcome = self.outcome.jobs[number]
@@ -276,7 +298,7 @@ class Simulation:
         gone = {node.node_id for node in region.nodes} - {node.node_id for node in change.nodes}
         lost = [ref for job_id, ref in region.held.items() if not gone.isdisjoint(self._runs[job_id].nodes)]
         for ref in lost:
-            self._finish(ref.job_id, ref.attempt, AttemptOutcome.NODE_LOST)
+            self._finish(ref.job_id, self._runs[ref.job_id], AttemptOutcome.NODE_LOST)
         # The ends are told first: a report without the attempts would have the engine end them by itself.
         self._deliver()
         for ref in lost:
@@ -286,37 +308,33 @@ class Simulation:
         region.nodes = change.nodes
         self._report(region)
 
-    def _save(self, due: _Due) -> None:
-        """An attempt has saved its work, unless it has ended before or is about to."""
-        run = self._runs.get(due.job_id)
-        if run is None or run.progress.attempt != due.attempt or run.progress.stop_ms >= 0:
-            return
-        region = self._regions[run.outcome.region]
-        self._tell(region, region.held[due.job_id], Checkpointed(_CHECKPOINT))
+    def _save(self, due: _Due, run: _Run) -> bool:
+        """An attempt has saved its work, unless it is stopping; the engine hears of it."""
+        if run.progress.stop_ms >= 0:
+            return False
+        self._tell(self._regions[run.outcome.region], due.job_id, Checkpointed(_CHECKPOINT))
         self._save_later(due, run.progress)
+        return True
 
     def _save_later(self, due: _Due, progress: Progress) -> None:
         every_ms = progress.job.checkpoint_ms
         if every_ms and progress.job.preemptible and self.clock.at_ms + every_ms < progress.end_ms:
             self._at(self.clock.at_ms + every_ms, due._replace(outcome=None))
 
-    def _finish(self, job_id: str, attempt: int, outcome: AttemptOutcome) -> None:
-        """An attempt ends, unless it has ended before."""
-        run = self._runs.get(job_id)
-        if run is None or run.progress.attempt != attempt:
-            return
+    def _finish(self, job_id: str, run: _Run, outcome: AttemptOutcome) -> None:
+        """An attempt ends."""
         region = self._regions[run.outcome.region]
-        ref = region.held.pop(job_id)
         progress = run.progress
         run.outcome.held_ms += self.clock.at_ms - progress.start_ms
         if outcome in PLATFORM_OUTCOMES:
             run.outcome.evictions += outcome is AttemptOutcome.PREEMPTED
             saved_ms = progress.interrupted(self.clock.at_ms, outcome is AttemptOutcome.PREEMPTED)
             if saved_ms > progress.start_ms or progress.job.checkpoint_ms:
-                self._tell(region, ref, Checkpointed(_CHECKPOINT), self.clock.at_ms - saved_ms)
+                self._tell(region, job_id, Checkpointed(_CHECKPOINT), self.clock.at_ms - saved_ms)
         else:
             self._ended(job_id)
-        self._tell(region, ref, Finished(outcome))
+        self._tell(region, job_id, Finished(outcome))
+        del region.held[job_id]
 
     def _ended(self, job_id: str) -> None:
         run = self._runs.pop(job_id)
@@ -326,10 +344,8 @@ class Simulation:
         if self._oracle is not None:
             self._oracle.forget(run.name)
 
-    def _tell(
-        self, region: _Region, ref: AttemptRef, event: Started | Finished | Checkpointed, age_ms: int = 0
-    ) -> None:
-        self._events.setdefault(region.name, []).append((ref, age_ms, event))
+    def _tell(self, region: _Region, job_id: str, event: Started | Finished | Checkpointed, age_ms: int = 0) -> None:
+        self._events.setdefault(region.name, []).append((region.held[job_id], age_ms, event))
 
     # --- the engine's turn --------------------------------------------------------------------------------------------
 
@@ -379,13 +395,13 @@ class Simulation:
         run.nodes = frozenset(replica.node_id for replica in launch.replicas)
         if run.outcome.start_ms < 0:
             run.outcome.start_ms = self.clock.at_ms
-        self._tell(region, launch.ref, Started())
+        self._tell(region, job_id, Started())
         speed_milli = self.policy.speed_milli.get(launch.accelerator, REFERENCE_SPEED) or REFERENCE_SPEED
         due = _Due(job_id, launch.ref.attempt, run.progress.begin(launch.ref.attempt, self.clock.at_ms, speed_milli))
         self._at(run.progress.end_ms, due)
         self._save_later(due, run.progress)
-        if self._ripens:
-            self._at(self.clock.at_ms + self.policy.preemption.min_runtime_ms, _RIPE)
+        if self._ripens and run.outcome.job.preemptible:
+            self._at(self.clock.at_ms + self.policy.preemption.min_runtime_ms, _Ripe(job_id, launch.ref.attempt))
 
     def _stop(self, stop: Stop) -> None:
         """A stopped attempt saves its work, and ends when it has."""
@@ -397,7 +413,7 @@ class Simulation:
         if takes_ms:
             self._at(self.clock.at_ms + takes_ms, _Due(stop.ref.job_id, stop.ref.attempt, stop.outcome))
         else:
-            self._finish(stop.ref.job_id, stop.ref.attempt, stop.outcome)
+            self._finish(stop.ref.job_id, run, stop.outcome)
 
 
 def _evicts_only_what_is_ripe(policy: Policy) -> bool:

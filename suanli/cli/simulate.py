@@ -7,6 +7,7 @@ nothing.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from suanli.cli.history import Exported, check_folder, fetched, write
 from suanli.cli.output import Column, Output, output_option
 from suanli.cli.runtime import Failure, Link, connected
 from suanli.cli.values import Instant
+from suanli.local.processes import python_path
 
 _MODULE = "scheduler.simulation"
 _INTO = "suanli-simulation"
@@ -175,13 +177,14 @@ def _say_what_is_left_out(metrics: dict[str, Any], out: Output) -> None:
 
 def _simulated(words: Sequence[str], out: Output) -> dict[str, Any]:
     """Run the simulation in a process of its own, showing how far it is; returns what it says in the end."""
-    # Not -P or the like: the package is found as this one is. A group of its own, so that Ctrl-C comes here first.
+    # In a group of its own, so that Ctrl-C comes here alone.
     process = subprocess.Popen(
         [sys.executable, "-m", _MODULE, *words],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",
+        env={**os.environ, "PYTHONPATH": python_path(), "PYTHONIOENCODING": "utf-8"},
         start_new_session=True,
     )
     try:

@@ -269,7 +269,7 @@ class Launcher:
         with self._guard:
             self._check_cancelled()
             self._begun.append(name)
-            marked = {**environment, "PYTHONPATH": _python_path(), processes.MARKER: str(self._state.path)}
+            marked = {**environment, "PYTHONPATH": processes.python_path(), processes.MARKER: str(self._state.path)}
             self._up.processes[name] = processes.spawn(name, argv, marked, folder, self._state.log(name))
             self._state.write_up(self._up)
 
@@ -405,11 +405,6 @@ def _is_free(address: str) -> bool:
         except OSError:
             return False
     return True
-
-
-def _python_path() -> str:
-    """Where these very packages are, also when they are not installed."""
-    return os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]))
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -165,3 +165,8 @@ def _reap(pid: int) -> None:
     """Take leave of a child; what this process did not start is none."""
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
+
+
+def python_path() -> str:
+    """Where these very packages are, also when they are not installed."""
+    return os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]))

@@ -160,8 +160,8 @@ def write(folder: Path, count: int = 600, days: int = 14, gpu_nodes: int = 6, lo
     rows = []
     for number, each in enumerate(outcome.jobs):
         job, shape = each.job, each.job.shape
-        start_ms = each.start_ms + chance.randrange(1000, 9000)
-        end_ms = max(start_ms, each.end_ms)
+        late_ms = chance.randrange(1000, 9000)
+        start_ms, end_ms = each.start_ms + late_ms, each.end_ms + late_ms
         state = "SUCCEEDED" if job.succeeds else "FAILED"
         rows.append(
             (
