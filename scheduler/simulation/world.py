@@ -299,7 +299,7 @@ class Simulation:
         lost = [ref for job_id, ref in region.held.items() if not gone.isdisjoint(self._runs[job_id].nodes)]
         for ref in lost:
             self._finish(ref.job_id, self._runs[ref.job_id], AttemptOutcome.NODE_LOST)
-        # The ends are told first: a report without the attempts would have the engine end them by itself.
+        # The ends are told first, so that the engine forgets nodes on which nothing is held any more.
         self._deliver()
         for ref in lost:
             # One that was lost too often is not tried again.

@@ -8,6 +8,8 @@ from scheduler.domain.agent import NodeReport
 from scheduler.domain.resources import Resources
 from scheduler.domain.spec import Shape
 from scheduler.planning.policy import PRESETS
+from scheduler.service.ports import JobFeatures
+from scheduler.simulation.oracle import Truth
 from scheduler.simulation.outcome import summarise
 from scheduler.simulation.workload import FleetChange, Scenario, SimJob
 from scheduler.simulation.world import Simulation
@@ -179,3 +181,47 @@ def test_the_last_job_waits_for_ever_where_nothing_will_happen_any_more():
     scenario = Scenario([job(0, 10)], {"east": (gpus("n1", 1),)}, changes=(change,))
     outcome = Simulation(scenario, PRESETS["fifo"], round_every_ms=SECOND).run()
     assert not outcome.jobs[0].ended
+
+
+def test_an_attempt_that_ripens_just_after_a_round_is_evicted_at_once():
+    ripe_ms = PRESETS["suanli"].preemption.min_runtime_ms
+    jobs = [
+        job(0, 100_000, limit_ms=200_000 * SECOND),
+        job(1, 50, limit_ms=60 * SECOND),
+        # Whoever comes a moment before has the engine plan, when it is too early.
+        job(0, 50, limit_ms=60 * SECOND, user="other"),
+    ]
+    jobs[2] = replace(jobs[2], submit_ms=ripe_ms - SECOND)
+    outcome = play(jobs, gpus("n1", 1), preset="suanli")
+    assert outcome.jobs[1].start_ms == ripe_ms
+
+
+class Listener:
+    """Expects every job to run to its limit, and notes how long they did run."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, int]] = []
+
+    def observe(self, features: JobFeatures, runtime_ms: int) -> None:
+        self.heard.append((features.name, runtime_ms))
+
+    def predict(self, features: JobFeatures, limit_ms: int, elapsed_ms: int) -> Truth:
+        return Truth(max(1, limit_ms - elapsed_ms))
+
+
+def test_the_engine_learns_how_long_a_job_ran_over_all_its_attempts():
+    for checkpoint_ms in (0, 10 * SECOND):
+        listener = Listener()
+        long = job(0, 100_000, name="long", limit_ms=200_000 * SECOND, checkpoint_ms=checkpoint_ms)
+        jobs = [long, *(job(at, 50, name="short", limit_ms=60 * SECOND) for at in (1_005, 3_000))]
+        scenario = Scenario(jobs, {"east": (gpus("n1", 1),)})
+        outcome = Simulation(scenario, PRESETS["suanli"], predictor=listener).run()
+        assert outcome.jobs[0].evictions == 2
+        assert listener.heard == [("short", 50_000), ("short", 50_000), ("long", 100_000 * SECOND)]
+
+
+def test_a_job_that_is_lost_too_often_comes_to_its_end():
+    nodes = [(gpus(f"n{number}", 1),) for number in range(30)]
+    changes = tuple(FleetChange(at * SECOND, "east", nodes[at]) for at in range(1, 30))
+    outcome = play([job(0, 100)], *nodes[0], changes=changes)
+    assert outcome.jobs[0].end_ms == 21 * SECOND
