@@ -198,7 +198,7 @@ class Evictor:
                 if group.institution not in left:
                     left[group.institution] = self._over(group.institution, site)
                 over = left[group.institution]
-                if not _overlap(over, key.shape.total):
+                if not _overlap(over, key.shape.total, group.shape.total):
                     continue
                 left[group.institution] = over.minus(group.shape.total)
             found.append(each)
@@ -265,7 +265,7 @@ class Evictor:
 
     def _rule(self, key: GroupKey, own_service: int, running: RunningView, over: Resources) -> str | None:
         group, rules = running.group, self._rules
-        if _overlap(over, key.shape.total):
+        if _overlap(over, key.shape.total, group.shape.total):
             return RECLAIM
         if self._now_ms - running.start_ms < rules.min_runtime_ms or not self._may_lose(group.institution):
             return None
@@ -291,8 +291,9 @@ class Evictor:
         return lost_ms * gpu_equivalents_milli(running.group.shape.total)
 
 
-def _overlap(over: Resources, asked: Resources) -> bool:
-    return any(has > 0 and wants > 0 for has, wants in zip(over, asked, strict=True))
+def _overlap(over: Resources, *amounts: Resources) -> bool:
+    """Whether something is over of a resource of which all these amounts have a part."""
+    return any(has > 0 and all(each[resource] > 0 for each in amounts) for resource, has in enumerate(over))
 
 
 def total_of(attempts: Iterable[RunningView]) -> Resources:

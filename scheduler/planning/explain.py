@@ -175,7 +175,9 @@ class _Explaining:
 
     def _preempting(self, plan: Plan) -> tuple[Blocker, ...]:
         """Whether others are being stopped for it, or will be by the next round."""
-        victims = [each for each in self.snapshot.running.values() if each.for_job_no == self.job.job_no]
+        claims = self.job.job_no in self.snapshot.claims
+        running = self.snapshot.running.values() if claims else ()
+        victims = [each for each in running if each.for_job_no == self.job.job_no]
         chosen = [each for each in plan.evictions if each.for_job_no == self.job.job_no]
         if not victims and not chosen:
             return ()

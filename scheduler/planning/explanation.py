@@ -52,7 +52,7 @@ class ExpectedStart:
 
     ``at_ms`` 0: there is no estimate, and ``message`` says why. ``earliest_ms`` and ``latest_ms`` 0: not known. ``confidence`` is HIGH,
     MEDIUM, LOW or NONE; ``basis`` is PLAN (the next round starts it), PREEMPTION (others are being stopped for it), RESERVATION,
-    FORECAST (a replay of the rounds to come), RATE (extrapolated beyond that replay) or NONE.
+    FORECAST (a replay of the rounds to come), RATE (extrapolated beyond that replay, or from what runs now) or NONE.
     """
 
     at_ms: int = 0

@@ -12,13 +12,14 @@ import heapq
 from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
+from itertools import islice
 from typing import Protocol, runtime_checkable
 
 from scheduler.domain.resources import GPU_UNIT, ZERO, Resources
 from scheduler.planning.explanation import ExpectedStart, Explanation
 from scheduler.planning.frozen import FrozenQueue, ReplayQueue
 from scheduler.planning.plan import Planner
-from scheduler.planning.policy import Policy
+from scheduler.planning.policy import DAY_MS, Policy
 from scheduler.planning.position import places_before
 from scheduler.planning.rank import rank_of
 from scheduler.planning.types import (
@@ -38,11 +39,16 @@ from scheduler.planning.types import (
 MAX_ROUNDS = 2_000
 MAX_STARTS = 10_000
 """A replay ends after so many rounds or starts; what starts later is extrapolated from the rate so far."""
-STEP_PARTS = 50
-"""Ends within one part in so many of the time replayed so far count as one event, so that a long replay stays short."""
-EXACT_EVENTS = 200
-"""So many events are first taken one by one."""
-ALWAYS: Callable[[], bool] = lambda: True  # noqa: E731 - a default, not a function of its own
+MAX_ENDS = 2_000
+"""So many ends are taken at most before a round."""
+TURNOVER_PARTS = 200
+"""Before a round at least one part in so many of what runs ends, so that a replay of a big cluster has few rounds. Where less runs,
+every end has a round."""
+
+
+def always() -> bool:
+    """No bound but the replay's own."""
+    return True
 
 
 class Scenario(Enum):
@@ -68,9 +74,7 @@ class SpreadRuntimes(Protocol):
 class Replay:
     """One replay, which goes on as far as it is asked to. ``started`` has the jobs it has started, with when."""
 
-    def __init__(
-        self, snapshot: Snapshot, policy: Policy, now_ms: int, scenario: Scenario, step_parts: int = STEP_PARTS
-    ) -> None:
+    def __init__(self, snapshot: Snapshot, policy: Policy, now_ms: int, scenario: Scenario) -> None:
         self.policy, self.begin_ms, self.now_ms, self.scenario = policy, now_ms, now_ms, scenario
         self.started: dict[int, int] = {}
         self.rounds = 0
@@ -79,7 +83,6 @@ class Replay:
         self.planner = Planner()
         self.queue = ReplayQueue(snapshot.queue)
         self._base = snapshot
-        self._step_parts = step_parts
         self._pools = {pool: dict(views) for pool, views in snapshot.pools.items()}
         self._pool_of = {(pool.region, node_id): pool for pool, views in self._pools.items() for node_id in views}
         self._institutions = dict(snapshot.institutions)
@@ -97,14 +100,15 @@ class Replay:
         self._end_of: dict[int, int] = {}
         for running in self._running.values():
             self._ends_at(running.launch_seq, running.stopped_by_ms or now_ms + self._remaining_ms(running))
-        self._events = 0
+        self._unfinished = False
+        """Whether another round would start more at once."""
 
     # --- going on -----------------------------------------------------------------------------------------------------
 
-    def until(self, job_no: int, go_on: Callable[[], bool] = ALWAYS) -> int | None:
+    def until(self, job_no: int, go_on: Callable[[], bool] = always) -> int | None:
         """When the job starts; None: the replay ended before, or came to its bound, or ``go_on`` said no more."""
         while job_no not in self.started and not self.ended and not self.at_bound and go_on():
-            if self.rounds:
+            if self.rounds and not self._unfinished:
                 self._to_the_next_end()
             if not self.ended:
                 self._round()
@@ -122,27 +126,24 @@ class Replay:
         if not ends:
             self.ended = True
             return
-        self._events += 1
         self.now_ms = max(self.now_ms, ends[0][0])
-        upto_ms = self.now_ms
-        if self._step_parts and self._events > EXACT_EVENTS:
-            upto_ms += (self.now_ms - self.begin_ms) // self._step_parts
-        while ends and ends[0][0] <= upto_ms:
+        least, most = len(self._running) // TURNOVER_PARTS, MAX_ENDS
+        while ends and most and (ends[0][0] <= self.now_ms or least > 0):
             end_ms, launch_seq = heapq.heappop(ends)
             if self._end_of.get(launch_seq) == end_ms:
                 self.now_ms = max(self.now_ms, end_ms)
                 self._end(launch_seq)
+                least, most = least - 1, most - 1
 
     def _round(self) -> None:
-        while True:
-            self.rounds += 1
-            made = self.planner.plan(self._snapshot(), self.policy, self.now_ms)
-            self._changes = Changes()
-            self._apply(made)
-            if not made.truncated or not made.starts:
-                return
+        self.rounds += 1
+        made = self.planner.plan(self.snapshot(), self.policy, self.now_ms)
+        self._changes = Changes()
+        self._apply(made)
+        self._unfinished = made.truncated and bool(made.starts)
 
-    def _snapshot(self) -> Snapshot:
+    def snapshot(self) -> Snapshot:
+        """The state at the present instant of the replay; valid until it goes on."""
         return Snapshot(
             self._pools,
             self.queue,
@@ -265,18 +266,25 @@ class Replay:
     # --- beyond its bound ---------------------------------------------------------------------------------------------
 
     def extrapolated(self, key: GroupKey, job: PendingJob) -> int | None:
-        """When the job starts if the queue goes on moving as it did in the replay; None: it did not move, or not long enough."""
-        elapsed_ms = self.now_ms - self.begin_ms
-        later = len(self.started)
-        if self.ended or elapsed_ms <= 0 or not later:
+        """When the job starts if the queue goes on moving as it did in the replay, or as what runs now makes one expect; None: it does not."""
+        elapsed_ms, starts = self.now_ms - self.begin_ms, len(self.started)
+        if elapsed_ms <= 0 or not starts:
+            elapsed_ms, starts = self._turnover()
+        if self.ended or not starts:
             return None
         planner = self.planner
-        planner.begin(self._snapshot(), self.policy, self.now_ms)
+        planner.begin(self.snapshot(), self.policy, self.now_ms)
         self._changes = Changes()
         if not self.queue.size(key):
             return None
         left = places_before(self.queue, planner.forest, planner.accounts, self.policy.order, key, job).total
-        return self.now_ms + (left + self.queue.cut + 1) * elapsed_ms // later
+        return self.now_ms + (left + self.queue.cut + 1) * elapsed_ms // starts
+
+    def _turnover(self) -> tuple[int, int]:
+        """Before a replay has got anywhere: a span of time and how many of those that run end in it, if each is followed by its like."""
+        sample = list(islice(self._running.values(), MAX_ENDS))
+        per_day = sum(DAY_MS // (self.begin_ms - each.start_ms + self._remaining_ms(each)) for each in sample)
+        return DAY_MS, per_day * len(self._running) // max(1, len(sample))
 
 
 def _plus(view: TenantView, more: Resources) -> TenantView:
@@ -304,7 +312,7 @@ class Forecast:
         return isinstance(queue, FrozenQueue) and queue.holds(key, job)
 
     def expected_start(
-        self, key: GroupKey, job: PendingJob, told: Explanation, go_on: Callable[[], bool] = ALWAYS
+        self, key: GroupKey, job: PendingJob, told: Explanation, go_on: Callable[[], bool] = always
     ) -> ExpectedStart:
         """When the job will probably start, beside what its explanation already knows. ``go_on`` is asked before every round."""
         if told.expected.basis in ("PLAN", "PREEMPTION"):
@@ -313,8 +321,8 @@ class Forecast:
         at_ms = expected.until(job.job_no, go_on)
         if at_ms is None:
             return self._beyond(expected, key, job, told)
-        early_ms = self.replay(Scenario.SHORT).until(job.job_no, go_on) or self.now_ms
-        late_ms = self.replay(Scenario.LONG).until(job.job_no, go_on) or 0
+        early_ms = self._bound(Scenario.SHORT, job, go_on) or self.now_ms
+        late_ms = self._bound(Scenario.LONG, job, go_on)
         if told.reservation is not None:
             bound_ms = told.reservation.start_ms
             at_ms, late_ms = min(at_ms, bound_ms), min(late_ms, bound_ms) if late_ms else bound_ms
@@ -324,6 +332,10 @@ class Forecast:
         confidence = "HIGH" if close else "MEDIUM" if late_ms else "LOW"
         basis = "RESERVATION" if told.reservation is not None else "FORECAST"
         return ExpectedStart(at_ms, early_ms, late_ms, confidence, basis)
+
+    def _bound(self, scenario: Scenario, job: PendingJob, go_on: Callable[[], bool]) -> int:
+        """The start in another scenario; 0: not known, or there is no time left to find out."""
+        return (self.replay(scenario).until(job.job_no, go_on) or 0) if go_on() else 0
 
     def _beyond(self, replay: Replay, key: GroupKey, job: PendingJob, told: Explanation) -> ExpectedStart:
         """The replay did not come to the start."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from scheduler.planning.types import GroupKey, PendingJob, PendingQueue, Snapshot
 
@@ -76,7 +77,7 @@ def freeze(snapshot: Snapshot, job: tuple[GroupKey, PendingJob]) -> Snapshot:
 
 
 def _first(queue: PendingQueue, key: GroupKey, count: int) -> list[PendingJob]:
-    return [job for _, job in zip(range(count), queue.jobs(key), strict=False)]
+    return list(islice(queue.jobs(key), count))
 
 
 def _upto(queue: PendingQueue, key: GroupKey, job: PendingJob) -> list[PendingJob]:

@@ -350,8 +350,9 @@ class ControlPlane(Administration):
             return explained
         loop = asyncio.get_running_loop()
         async with self._forecasting:
-            deadline = loop.time() + FORECAST_SECONDS
-            return await self._read(lambda: with_forecast(explained, forecast, lambda: loop.time() < deadline))
+            return await self._read(
+                lambda: with_forecast(explained, forecast, _for_seconds(loop.time, FORECAST_SECONDS))
+            )
 
     async def watch(self, query: EventQuery) -> AsyncIterator[tuple[list[EventRecord], int]]:
         """See ``Service.watch``."""
@@ -391,6 +392,18 @@ class ControlPlane(Administration):
         """See ``Service.open_agent_session``."""
         self._require_leader()
         return self._sessions.open(region)
+
+
+def _for_seconds(clock: Callable[[], float], seconds: float) -> Callable[[], bool]:
+    """True for so long since it was first asked."""
+    until: list[float] = []
+
+    def go_on() -> bool:
+        if not until:
+            until.append(clock() + seconds)
+        return clock() < until[0]
+
+    return go_on
 
 
 def _unstarted_task(job_id: str, array: JobRecord | None) -> JobRecord:

@@ -53,6 +53,11 @@ class _Later:
 _NOTHING_YET = _Later()
 
 
+def place_of(rank: int, number: int) -> int:
+    """The first place in line that a job, or an array's tasks, of this rank and number may have."""
+    return (rank << _NUMBER_BITS | number) << _TASK_BITS
+
+
 class _Field(Generic[T]):
     """An attribute of ``Job`` that is kept in its ``_Later``."""
 
@@ -195,7 +200,7 @@ class Job:
         integer says it all, so that lines compare fast and a place costs little memory.
         """
         number, task = (self.job_no, self.array_size) if self.array is None else (self.array.job_no, self.array_index)
-        self.place = (rank << _NUMBER_BITS | number) << _TASK_BITS | task
+        self.place = place_of(rank, number) | task
 
     @property
     def rank(self) -> int:

@@ -12,7 +12,7 @@ from operator import attrgetter
 from sortedcontainers import SortedKeyList
 
 from scheduler.planning.types import GroupKey, PendingJob
-from scheduler.service.job import Job
+from scheduler.service.job import Job, place_of
 
 _PLACE = attrgetter("place")
 
@@ -117,3 +117,8 @@ class Queue:
         """How many stand in a line; none in one that nobody has joined."""
         line = self._lines.get(key)
         return len(line.jobs) if line is not None else 0
+
+    def before(self, key: GroupKey, rank: int, job_no: int) -> int:
+        """How many stand in a line before (rank, job_no)."""
+        line = self._lines.get(key)
+        return line.jobs.bisect_key_left(place_of(rank, job_no)) if line is not None else 0

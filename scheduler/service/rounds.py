@@ -21,7 +21,11 @@ def run_round(state: State) -> int:
     ``state.round_needed`` is left True when another round would start more at once.
     """
     state.round_needed = False
-    if not state.queue.size_total or not any(region.online for region in state.regions.values()):
+    if not any(region.online for region in state.regions.values()):
+        # Until one is, what changes is not collected: nobody would look at it, and there is no bound to it.
+        state.forget_changes()
+        return 0
+    if not state.queue.size_total:
         return 0
     state.last_round_ms = state.now()
     decided = state.planner.plan(state.snapshot(state.take_changes()), state.policy, state.last_round_ms)

@@ -453,6 +453,11 @@ class State:
         self._changed_nodes, self._changed_running = set(), set()
         return None if everything else changes
 
+    def forget_changes(self) -> None:
+        """Let the next look be at everything."""
+        self.take_changes()
+        self._everything_changed = True
+
     def snapshot(self, changes: Changes | None = None) -> Snapshot:
         """What planning reads. Valid until the next change: the mappings are the live ones, their values immutable."""
         return Snapshot(

@@ -66,6 +66,7 @@ def draw(history: History, results: Sequence[Result], folder: Path) -> list[tupl
             "xtick.color": _SOFT,
             "ytick.color": _SOFT,
             "legend.frameon": False,
+            "legend.handlelength": 3.0,
             "lines.linewidth": 1.3,
         }
     )
@@ -176,7 +177,7 @@ def _queue(history: History, results: Sequence[Result]) -> Figure:
 
 def _style(number: int) -> dict[str, Any]:
     """A variant's line. Lines differ in colour and dashes, and later ones are thinner, so that those below show where they are equal."""
-    width = max(1.1, 2.4 - 0.45 * number)
+    width = max(1.1, 2.0 - 0.3 * number)
     return {"color": PALETTE[number % len(PALETTE)], "linestyle": DASHES[number % len(DASHES)], "linewidth": width}
 
 
@@ -190,6 +191,9 @@ def _fairness(history: History, results: Sequence[Result]) -> Figure:
     shown = _greatest(sizes)
     colours = dict(zip(shown, PALETTE, strict=False))
     whole = sum(weights.get(name, 1000) for name in names)
+    highest = max(
+        (part for result in results for values in result.series.share.values() for part in values), default=0.0
+    )
     figure, axes = _figure(len(results) + 1)
     for number, (axis, result) in enumerate(zip(axes[:-1], results, strict=True)):
         times = _days(result.series.middles_ms)
@@ -203,7 +207,7 @@ def _fairness(history: History, results: Sequence[Result]) -> Figure:
             axis.plot(times, result.series.share[name], color=OTHERS, alpha=0.5)
         axis.set_title(result.variant.label)
         _percent(axis, "dominant share")
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, max(0.1, 1.05 * highest))
     last = axes[-1]
     for number, result in enumerate(results):
         values = [float("nan") if value is None else value for value in result.series.jain]
@@ -247,7 +251,7 @@ def _waits(history: History, results: Sequence[Result]) -> Figure:
         if waits:
             longest = max(longest, waits[-1])
             parts = [(place + 1) / len(waits) for place in range(len(waits))]
-            axis.step([1.0, *waits], [0.0, *parts], where="post", label=result.variant.label, **_style(number))
+            axis.step(waits, parts, where="post", label=result.variant.label, **_style(number))
     axis.set_xscale("log")
     ticks = [(at, name) for at, name in _WAIT_TICKS if at <= longest * 1.5]
     axis.set_xticks([at for at, _ in ticks], [name for _, name in ticks])

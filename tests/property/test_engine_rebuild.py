@@ -15,13 +15,14 @@ from scheduler.domain.errors import FailedPrecondition
 from scheduler.domain.resources import ZERO, Resources
 from scheduler.domain.states import AttemptOutcome, JobState
 from scheduler.planning.policy_text import read_policy
-from scheduler.planning.types import Eviction, PoolKey, PoolUse
+from scheduler.planning.types import Eviction
 from scheduler.planning.usage import decayed
 from scheduler.service import policies, rounds, tenants
 from scheduler.service.contract import PolicyDraft
 from scheduler.service.engine import Engine
 from scheduler.service.holdings import REFRESH_MS
 from scheduler.service.model import Tenant
+from tests.simulation.invariants import planning_sees_what_is
 from tests.unit.service.harness import CODEC, Site, node, spec
 
 OUTCOMES = [
@@ -226,32 +227,7 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def planning_sees_what_is(self) -> None:
-        state = self.site.engine.state
-        snapshot = state.snapshot()
-        held: dict[tuple[str, ...], Resources] = {}
-        pools: dict[tuple[str, PoolKey], PoolUse] = {}
-        for attempt in state.attempts.values():
-            job = attempt.job
-            spec, total = job.spec, job.spec.shape.total
-            for key in (
-                (spec.institution,),
-                (spec.institution, spec.project),
-                (spec.institution, spec.project, job.user),
-            ):
-                held[key] = held.get(key, ZERO).plus(total)
-            pool = (spec.institution, PoolKey(attempt.region, attempt.pool))
-            before = pools.get(pool, PoolUse(ZERO, ZERO))
-            pools[pool] = PoolUse(before.held.plus(total), before.firm.plus(ZERO if spec.preemptible else total))
-        seen = (
-            {(key,): view for key, view in snapshot.institutions.items()} | {**snapshot.projects} | {**snapshot.users}
-        )
-        assert {key: view.in_use for key, view in seen.items() if view.in_use != ZERO} == held
-        assert snapshot.pool_use == pools
-        assert snapshot.running == {seq: attempt.view for seq, attempt in state.attempts.items()}
-        assert all(view.in_use != ZERO or view.past != ZERO for view in snapshot.users.values())
-        for key in snapshot.queue.groups():
-            places = [place[:2] for place in snapshot.queue.jobs(key)]
-            assert [rank for rank, _ in places] == sorted(rank for rank, _ in places)
+        planning_sees_what_is(self.site.engine)
 
     @invariant()
     def a_past_is_never_shown_older_than_a_minute_at_a_tick(self) -> None:

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 
 from scheduler.domain.resources import ZERO, Resources
 from scheduler.domain.spec import PriorityClass
+from scheduler.planning.board import end_at_latest_ms
 from scheduler.planning.plan import plan
 from scheduler.planning.policy import PRESETS, BackfillPolicy, Guarantee, OrderPolicy, Policy, PreemptionPolicy
-from scheduler.planning.rank import service_ms
+from scheduler.planning.rank import rank_of, service_ms
 from scheduler.planning.types import Plan, PoolKey, Snapshot, TenantView
 from tests.property.planning_play import Play
 from tests.property.planning_worlds import (
@@ -163,10 +164,12 @@ def fits(snapshot: Snapshot, made: Plan, wanted, place, spared: int) -> bool:
     for view in snapshot.pools[PoolKey(place.region, place.pool)].values():
         one = Node(view, snapshot)
         if view.accelerator == place.accelerator and one.carries(wanted):
-            rooms[view.node_id] = one.room
+            # What ends by itself before the notice is over makes room, too, once the victims go.
+            rooms[view.node_id] = one.room if spared else one.room_at(place.start_ms)
     for each in made.evictions:
         victim = snapshot.running[each.launch_seq]
-        for replica in victim.replicas if each.launch_seq != spared else ():
+        ends = end_at_latest_ms(victim) <= place.start_ms and not spared
+        for replica in victim.replicas if each.launch_seq != spared and not ends else ():
             if replica.node_id in rooms:
                 rooms[replica.node_id].give(victim.group.shape.request, replica.gpu_indexes)
     for start in made.starts:
@@ -337,17 +340,16 @@ def test_nobody_starves_while_small_short_and_urgent_jobs_never_cease(preset, se
     short_ms = rng.choice((1, 3)) * MINUTE_MS
     for _ in range(6):
         world.add("m", shape(1000), priority=PriorityClass.HIGH, limit_ms=rng.randint(1, 5) * MINUTE_MS)
-    from scheduler.planning.rank import rank_of
-
     rank = rank_of(policy.order, 0, priority, wanted.total, limit_ms)
     (number,) = world.add(
         owner, wanted, project="big", priority=priority, rank=rank, expected_ms=limit_ms, limit_ms=limit_ms
     )
     play = Play(world, policy)
-    # Its own term, the patience for the overdue, and the time in which all that runs then ends.
-    bound_ms = rank + policy.max_passed_over_ms + 5 * MINUTE_MS + 3 * short_ms
+    # Its own term and the others' head start, the patience for the overdue, and the time in which all that runs and waits then ends.
+    bound_ms = rank + 30 * MINUTE_MS + policy.max_passed_over_ms + 10 * MINUTE_MS + 6 * short_ms
     while number not in play.started_ms and world.now_ms <= bound_ms:
-        for _ in range(6):
+        waiting = sum(len(jobs) for key, jobs in world.lines.items() if key.priority is PriorityClass.HIGH)
+        for _ in range(6 - waiting):
             short = shape(1000)
             rank = rank_of(policy.order, world.now_ms, PriorityClass.HIGH, short.total, short_ms)
             world.add("m", short, priority=PriorityClass.HIGH, submit_ms=world.now_ms, rank=rank, limit_ms=short_ms)

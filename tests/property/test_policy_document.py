@@ -84,7 +84,7 @@ POLICIES = st.builds(
         per_round=st.integers(0, 100_000),
     ),
     backfill=st.builds(BackfillPolicy, reservations=st.integers(0, 10_000), look=st.integers(0, 100_000)),
-    score=st.builds(ScorePolicy, WEIGHT, WEIGHT, WEIGHT, WEIGHT, WEIGHT, WEIGHT),
+    score=st.builds(ScorePolicy, WEIGHT, WEIGHT, WEIGHT, WEIGHT, WEIGHT, WEIGHT, st.booleans()),
     pools=mapping(
         POOLS, st.builds(PoolPolicy, st.booleans(), st.integers(0, doc.MAX_PRICE), st.integers(0, doc.MAX_PRICE))
     ),

@@ -79,6 +79,7 @@ class Clients:
             spec.environment["SIM_FLAKY"] = "0.5"
         if kernel.chance(0.5):
             spec.partition_policy = jobs_pb2.PARTITION_POLICY_MOVE
+        spec.preemptible = kernel.chance(0.5)
         if kernel.chance(0.2):
             spec.preferred_regions.append(kernel.rng.choice(["east", "west"]))
         return spec

@@ -23,6 +23,8 @@ class Faults:
     freeze_ms: int = 60_000
     spool_loss: float = 0.05
     """Of an agent's crashes: its disk is lost too."""
+    evict_ms: int = 15_000
+    """No fault: an attempt is told to make room for a waiting job, whatever the planner thinks."""
 
 
-NO_FAULTS = Faults(0, 0, 0, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+NO_FAULTS = Faults(0, 0, 0, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)

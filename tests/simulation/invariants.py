@@ -6,9 +6,10 @@ import itertools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from scheduler.domain.resources import GPU_UNIT, ZERO
+from scheduler.domain.resources import GPU_UNIT, ZERO, Resources
 from scheduler.domain.states import TERMINAL, TRANSITIONS, AttemptOutcome, AttemptState, JobState
 from scheduler.metering.segments import month_of
+from scheduler.planning.types import PoolKey, PoolUse, TenantView
 from scheduler.service.engine import Engine
 from scheduler.service.ports import EventQuery, LedgerQuery
 from scheduler.store.memory import MemoryStore
@@ -46,6 +47,32 @@ def allocations_fit(engine: Engine) -> None:
     for key, tenant in state.tenants.items():
         assert tenant.in_use == held.get(key, ZERO), f"{key} is booked with {tenant.in_use}, holds {held.get(key)}"
         assert tenant.in_use.fits(tenant.quota), f"{key} is over its quota"
+
+
+def planning_sees_what_is(engine: Engine) -> None:
+    """What is shown to planning, kept step by step, is what counting everything gives."""
+    state = engine.state
+    snapshot = state.snapshot()
+    held: dict[tuple[str, ...], Resources] = {}
+    pools: dict[tuple[str, PoolKey], PoolUse] = {}
+    for attempt in state.attempts.values():
+        job = attempt.job
+        spec, total = job.spec, job.spec.shape.total
+        names = (spec.institution, spec.project, job.user)
+        for level in (1, 2, 3):
+            held[names[:level]] = held.get(names[:level], ZERO).plus(total)
+        pool = (spec.institution, PoolKey(attempt.region, attempt.pool))
+        before = pools.get(pool, PoolUse(ZERO, ZERO))
+        pools[pool] = PoolUse(before.held.plus(total), before.firm.plus(ZERO if spec.preemptible else total))
+    seen: dict[tuple[str, ...], TenantView] = {(name,): view for name, view in snapshot.institutions.items()}
+    seen |= {**snapshot.projects, **snapshot.users}
+    assert {key: view.in_use for key, view in seen.items() if view.in_use != ZERO} == held
+    assert snapshot.pool_use == pools
+    assert snapshot.running == {launch_seq: attempt.view for launch_seq, attempt in state.attempts.items()}
+    assert all(view.in_use != ZERO or view.past != ZERO for view in snapshot.users.values())
+    for key in snapshot.queue.groups():
+        ranks = [place.rank for place in snapshot.queue.jobs(key)]
+        assert ranks == sorted(ranks)
 
 
 def one_live_attempt(regions: Iterable[Region]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from scheduler.catalog.resolve import ResolvedAlgorithm
 from scheduler.domain.records import InstitutionRecord, QuotaRecord
 from scheduler.domain.states import JobState
-from scheduler.service import tenants
+from scheduler.planning.types import Eviction
+from scheduler.service import rounds, tenants
 from scheduler.service.engine import Engine
 from scheduler.store.memory import MemoryStore
 from scheduler.wire.spec import SpecCodec
@@ -76,6 +77,7 @@ class World:
         self._when_known()
         kernel, faults = self.kernel, self.faults
         self._again(faults.control_crash_ms, self.control.crash)
+        self._again(faults.evict_ms, self._evict)
         for region in self.regions.values():
             self._again(faults.agent_crash_ms, lambda r=region: self._crash_agent(r))
             self._again(faults.disconnect_ms, region.disconnect)
@@ -105,6 +107,20 @@ class World:
 
         self.kernel.after(self.kernel.between(mean_ms // 10, 2 * mean_ms), act)
 
+    def _evict(self) -> None:
+        engine = self.control.engine
+        if engine is None or not engine.state.attempts:
+            return
+        state, rng = engine.state, self.kernel.rng
+        waiting = sorted(job.job_no for job in state.jobs.values() if job in state.queue)
+        if not waiting:
+            return
+        attempt = state.attempts[rng.choice(sorted(state.attempts))]
+        rule, grace_ms = rng.choice(["RECLAIM", "FAIR_SHARE", "PRIORITY", "SHORTER"]), rng.choice([0, 500, 5_000])
+        eviction = Eviction(attempt.launch_seq, attempt.job.job_no, rng.choice(waiting), rule, grace_ms)
+        rounds.evict(state, eviction)
+        self.control.changed()
+
     def _crash_agent(self, region: Region) -> None:
         if region.core is not None:
             region.crash(self.kernel.chance(self.faults.spool_loss))
@@ -116,7 +132,7 @@ class World:
         while self.kernel.now_ms() < start + busy_ms:
             self.kernel.step()
         self.clients.active = False
-        self.faults = Faults(0, 0, 0, 50, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+        self.faults = Faults(0, 0, 0, 50, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
         deadline = self.kernel.now_ms() + settle_ms
         while not self._settled():
             assert self.kernel.now_ms() < deadline, f"never settled: {self._leftovers()}"
@@ -141,6 +157,7 @@ class World:
     def check_memory(self, engine: Engine) -> None:
         """After every turn: capacity, quotas, gangs, and that every pending job can say why."""
         invariants.allocations_fit(engine)
+        invariants.planning_sees_what_is(engine)
         waiting = next(
             (job for job in engine.state.jobs.values() if job.state in (JobState.HELD, JobState.QUEUED)), None
         )

@@ -1017,7 +1017,7 @@ class JobEvent(_message.Message):
     project: _builtins.str
     time_ms: _builtins.int
     kind: _builtins.str
-    """What happened: "SUBMITTED", "STATE", "RETRY", "PREEMPTED", "NODE_LOST", "CANCEL_REQUESTED", "CHECKPOINTED"."""
+    """What happened: "SUBMITTED", "STATE", "RETRY", "PREEMPTING", "PREEMPTED", "NODE_LOST", "CANCEL_REQUESTED", "CHECKPOINTED"."""
     state: _common_pb2.JobState.ValueType
     """The state after it."""
     attempt: _builtins.int

@@ -326,3 +326,28 @@ class TestFeasible:
     def test_without_any_node_nothing_is_refused_but_named_places(self):
         assert could_ever_fit({}, shape(gpu=64_000)) is None
         assert isinstance(could_ever_fit({}, shape(pools=("east/cpu",))), UnknownPlace)
+
+    def test_rules_of_the_policy_that_never_change_by_themselves(self):
+        policy = Policy(
+            pools={"west/cpu": PoolPolicy(spot=True)}, data_sets={"census": DataSet(1, ("east",), ("east",))}
+        )
+        pools = World(list(self.NODES)).snapshot().pools
+        at_west = shape(required_regions=("west",))
+        assert could_ever_fit(pools, at_west, policy, preemptible=True) is None
+        spot = could_ever_fit(pools, at_west, policy, preemptible=False)
+        assert isinstance(spot, Infeasible)
+        assert spot.message.endswith("the nearest is west/cpu, a spot pool, which takes preemptible jobs only")
+        away = could_ever_fit(pools, replace(at_west, data_sets=("census",)), policy, preemptible=True)
+        assert isinstance(away, Infeasible)
+        assert away.message.endswith("west/cpu, but data set census may be processed in region east only")
+
+    def test_no_rack_could_ever_hold_the_gang(self):
+        racks = World([node(f"n{i}", labels=(("rack", f"r{i // 2}"),)) for i in range(4)]).snapshot().pools
+        together = shape(8000, replicas=2, pack="rack", pack_required=True)
+        assert could_ever_fit(racks, together) is None
+        answer = could_ever_fit(racks, replace(together, replicas=3))
+        assert isinstance(answer, Infeasible)
+        assert answer.message.endswith("east/cpu, where no single rack holds more than 2 of them")
+        assert could_ever_fit(racks, replace(together, replicas=3, pack_required=False)) is None
+        alone = could_ever_fit(racks, replace(together, pack="node"))
+        assert isinstance(alone, Infeasible)

@@ -144,3 +144,17 @@ def test_only_the_heads_of_long_lines_are_copied():
     (own,) = (line for line in frozen.groups() if line.institution == "a")
     far = world.lines[own][25_000]
     assert freeze(world.snapshot(), (own, far)).queue.size(own) == 10_000
+
+
+def test_without_time_for_a_replay_what_runs_now_says_how_fast_the_queue_moves():
+    world = World([node("n1", cpu=4000)])
+    world.add("a", shape(), 4, limit_ms=60 * MINUTE_MS)
+    world.apply(plan(world.snapshot(), Policy(), 0))
+    world.lines.clear()
+    world.add("a", shape(), 39)
+    (job,) = world.add("a", shape(), rank=1 << 40)
+    (found, told) = of(world, job), explain(Planner(), world.snapshot(), Policy(), 0, of(world, job))
+    forecast = Forecast(freeze(world.snapshot(), found), Policy(), 0)
+    at = forecast.expected_start(*found, replace(told, reservation=None), lambda: False)
+    # 40 places, and every hour 4 of those that run end.
+    assert (at.at_ms, at.basis, at.confidence) == (600 * MINUTE_MS, "RATE", "LOW")

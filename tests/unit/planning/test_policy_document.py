@@ -45,7 +45,7 @@ guarantees:
 reclaim_within: 90s
 preemption: {reclaim: true, fair_share: true, priority: false, shorter: 3, min_runtime: 0, per_hour: 5, per_round: 7}
 backfill: {reservations: 3, look: 4}
-score: {fragmentation: 0.5, best_fit: 0, home: 2, locality: 3, price: 0.125, speed: 1}
+score: {fragmentation: 0.5, best_fit: 0, home: 2, locality: 3, price: 0.125, speed: 1, accelerator_order: false}
 pools:
   west/spot: {spot: true, price: {cpu_core_hour: 2, gpu_hour: 150}}
 data_sets:
@@ -72,6 +72,7 @@ def test_every_setting_is_read() -> None:
     assert (policy.preemption.per_hour, policy.preemption.per_round) == (5, 7)
     assert (policy.backfill.reservations, policy.backfill.look) == (3, 4)
     assert (policy.score.fragmentation, policy.score.best_fit, policy.score.price) == (500, 0, 125)
+    assert policy.score.accelerator_order is False
     assert policy.pools == {"west/spot": PoolPolicy(True, 2, 150)}
     # 500 × 10^9 bytes are 476,837.16 MiB.
     assert policy.data_sets == {"census/v1.2": DataSet(476_838, ("east",), ("east", "west"))}

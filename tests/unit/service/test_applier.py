@@ -7,7 +7,6 @@ import pytest
 from scheduler.domain.agent import ReplicaPlacement
 from scheduler.domain.resources import Resources
 from scheduler.planning.types import Plan, PoolKey, Start
-from scheduler.service import rounds
 from tests.unit.service.harness import Site, node
 
 NODES = [
@@ -69,7 +68,7 @@ def waiting(**values: int) -> Site:
 
 def decide(site: Site, start: Start, monkeypatch: pytest.MonkeyPatch, *, accepted: int) -> None:
     """Have a round decide on this start; a refused one leaves no trace."""
-    monkeypatch.setattr(rounds, "plan", lambda *_: Plan((start,)))
+    monkeypatch.setattr(site.engine.state.planner, "plan", lambda *_: Plan((start,)))
     before = dict(site.engine.state.pools[PoolKey("east", "cpu")])
     site.east.connect()
     assert len(site.engine.state.attempts) == accepted
@@ -80,7 +79,7 @@ def test_the_same_decision_twice_is_applied_once(monkeypatch: pytest.MonkeyPatch
     site = Site(nodes=NODES)
     site.east.hang_up()
     site.submit_one(cpu=1_000)
-    monkeypatch.setattr(rounds, "plan", lambda *_: Plan((on("n1"), on("n2"))))
+    monkeypatch.setattr(site.engine.state.planner, "plan", lambda *_: Plan((on("n1"), on("n2"))))
     site.east.connect()
     assert len(site.engine.state.attempts) == 1
     assert list(site.east.held) == ["j000001"]

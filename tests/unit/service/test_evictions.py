@@ -8,9 +8,7 @@ import pytest
 
 from scheduler.domain.agent import Checkpointed, Launch, Stop
 from scheduler.domain.states import AttemptOutcome, JobState
-from scheduler.planning.plan import plan
 from scheduler.planning.types import Eviction, Plan, RunningView
-from scheduler.service import rounds
 from scheduler.service.evictions import WINDOW_MS
 from tests.unit.service.harness import SETTINGS, T0_MS, Site, launches, only, spec, stops
 
@@ -29,7 +27,8 @@ def decide(site: Site, monkeypatch: pytest.MonkeyPatch) -> Decide:
         assert job.live is not None
         eviction = Eviction(job.live.launch_seq, job.job_no, state.jobs[wanted_by].job_no, rule, GRACE_MS)
         decided = [Plan(evictions=(eviction._replace(**changes),))]
-        monkeypatch.setattr(rounds, "plan", lambda *read: decided.pop() if decided else plan(*read))
+        plan = state.planner.plan
+        monkeypatch.setattr(state.planner, "plan", lambda *read: decided.pop() if decided else plan(*read))
         state.round_needed = True
         return [eviction]
 
@@ -129,6 +128,13 @@ def test_nobody_is_stopped_for_a_job_that_has_left_the_queue(site: Site, decide:
     victim, waiting = full(site)
     decide(victim, waiting)
     site.engine.cancel([waiting], "ada", "")
+
+    assert stops(site.turn()) == []
+
+
+def test_nobody_is_stopped_for_a_job_that_has_been_started(site: Site, decide: Decide) -> None:
+    victim = site.running(institution="south", cpu=4_000, preemptible=True)
+    decide(victim, site.running(cpu=4_000))
 
     assert stops(site.turn()) == []
 

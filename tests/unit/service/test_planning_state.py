@@ -173,6 +173,16 @@ class TestChanges:
         site.east.finished(first)
         assert changed(site) == Changes({("east", "n1")}, set(), {running})
 
+    def test_nothing_is_collected_while_no_region_is_connected(self, site: Site) -> None:
+        site.engine.state.take_changes()
+        site.east.hang_up()
+        for number in range(3):
+            site.cancel(site.submit_one(cpu=number + 1))
+
+        assert len(site.engine.state.queue.take_changed()) <= 1
+        site.east.connect()
+        assert site.engine.state.take_changes() is None
+
     def test_nodes_that_come_change_or_go(self, site: Site) -> None:
         state = site.engine.state
         state.take_changes()

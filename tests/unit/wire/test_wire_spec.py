@@ -368,3 +368,23 @@ def test_shipped_algorithms_can_be_named(tmp_path: Path) -> None:
         spec = real.read(asked, field="jobs[0]", institution="uni-a")
         assert spec.workload.argv == algorithm.manifest.argv
         assert set(json.loads(spec.workload.parameters_json)) == set(algorithm.manifest.parameters["properties"])
+
+
+def test_a_change_leaves_the_rest_of_a_specification_alone() -> None:
+    shared = codec()
+    spec = shared.read(message(**FULL), field="jobs[0]", institution="uni-a")
+    change = jobs_pb2.JobChange(
+        memory_mib=512, required_regions=jobs_pb2.NameList(), preemptible=False, topology=jobs_pb2.Topology()
+    )
+    changed = shared.with_change(spec, change, field="what_if")
+    assert changed.shape.request == Resources(1500, 512, 2000)
+    assert (changed.shape.required_regions, changed.preemptible, changed.shape.pack) == ((), False, "")
+    assert changed.workload == spec.workload
+    assert changed.dependencies == spec.dependencies
+    assert shared.with_change(spec, jobs_pb2.JobChange(), field="what_if") is spec
+
+
+def test_data_sets_decide_where_a_job_fits_and_a_single_replica_stands_together_anywhere() -> None:
+    spec = read(dataSets=["b", "a", "b"], topology={"level": "rack", "required": True})
+    assert spec.shape.data_sets == ("a", "b")
+    assert (spec.shape.pack, spec.shape.pack_required) == ("", False)
