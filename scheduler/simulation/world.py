@@ -190,7 +190,9 @@ class Simulation:
                 self.outcome.events += 1
             if not happened:
                 continue
-            self.engine.tick()
+            if self.engine.state.queue.size_total:
+                # Time alone matters to nobody else; looking at everybody's past at every instant would be most of the work.
+                self.engine.tick()
             self._settle()
             self._plan_again_later()
             if tell is not None and self.outcome.events - told >= _EVENTS_BETWEEN_WORDS:
