@@ -20,7 +20,7 @@ from scheduler.domain.errors import FailedPrecondition, InvalidArgument, SuanliE
 from scheduler.simulation import page, plots
 from scheduler.simulation.comparison import Result, report
 from scheduler.simulation.series import series
-from scheduler.simulation.tables import History, read_history, write_table
+from scheduler.simulation.tables import POLICY, History, read_history, write_table
 from scheduler.simulation.trial import Changes, Variant, scenario, variants
 from scheduler.simulation.world import Simulation
 
@@ -71,7 +71,8 @@ def compare(folder: Path, into: Path, policies: Sequence[str], changes: Changes,
     """Simulate everything that is asked for and write the files; returns the contents of ``metrics.json``."""
     if with_plots:
         plots.check_available()
-    chosen = variants(policies, changes)
+    current = folder / POLICY
+    chosen = variants(policies, changes, current if current.is_file() else None)
     history = read_history(folder)
     # What cannot be tried is said before the first of many simulations.
     scenarios = [scenario(history, variant) for variant in chosen]

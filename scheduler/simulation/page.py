@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+_WHOLE_FROM = 100
 _NOTHING = "–"
 _UNITS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1000, "s"))
 ROWS: Sequence[tuple[str, str, str, bool]] = (
@@ -29,7 +30,7 @@ _COUNTS = (("ended", "jobs that ended"), ("refused", "jobs refused"), ("unfinish
 _INSTITUTION: Sequence[tuple[str, str, str, bool | None]] = (
     ("jobs", "jobs", "count", None),
     ("wait_average_ms", "average wait", "time", True),
-    ("wait_p99_ms", "99 % waited at most", "time", True),
+    ("wait_p99_ms", "99th percentile", "time", True),
     ("completion_average_ms", "average completion", "time", True),
     ("gpu_hours", "GPU hours", "hours", None),
     ("cpu_hours", "core hours", "hours", None),
@@ -73,7 +74,9 @@ def value_text(value: float | int | None, kind: str) -> str:
         return f"{100 * value:.1f} %"
     if kind == "count":
         return f"{value:,.0f}"
-    return f"{value:,.3f}" if kind == "index" else f"{value:,.1f}"
+    if kind == "index":
+        return f"{value:,.3f}"
+    return f"{value:,.0f}" if abs(value) >= _WHOLE_FROM else f"{value:,.1f}"
 
 
 def duration(ms: int) -> str:
@@ -113,22 +116,20 @@ def tables(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     compared = []
     for key, label, kind, _ in ROWS:
         if any(each["figures"][key] is not None for each in variants):
-            compared.append(
-                [
-                    label,
-                    *(
-                        _text(each["figures"], each["against_baseline"], key, kind, number)
-                        for number, each in enumerate(variants)
-                    ),
-                ]
-            )
+            cells = [
+                _text(each["figures"], each["against_baseline"], key, kind, number)
+                for number, each in enumerate(variants)
+            ]
+            compared.append([label, *cells])
     for key, label in _COUNTS:
         compared.append([label, *(f"{each['figures'][key]:,}" for each in variants)])
+    # What a terminal has no room for is in the page.
+    columns = [each for each in _INSTITUTION if each[0] != "completion_average_ms"]
     institutions = [
         [
             name,
             each["label"],
-            *(_text(found, found["against_baseline"], key, kind, number) for key, _, kind, _ in _INSTITUTION),
+            *(_text(found, found["against_baseline"], key, kind, number) for key, _, kind, _ in columns),
         ]
         for name in sorted({name for each in variants for name in each["institutions"]})
         for number, each in enumerate(variants)
@@ -138,12 +139,12 @@ def tables(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         {"title": "", "head": ["", *(each["label"] for each in variants)], "rows": compared},
         {
             "title": "By institution",
-            "head": ["institution", "variant", *(title for _, title, _, _ in _INSTITUTION)],
+            "head": ["INSTITUTION", "VARIANT", *(title.upper() for _, title, _, _ in columns)],
             "rows": institutions,
         },
         {
             "title": "The baseline beside what happened",
-            "head": ["", "happened", "baseline", "±"],
+            "head": ["", "HAPPENED", "BASELINE", "±"],
             "rows": _calibration_rows(metrics["calibration"]),
         },
     ]
@@ -164,10 +165,12 @@ def _head(metrics: Mapping[str, Any], version: str) -> str:
         (str(len(metrics["variants"])), "variants"),
     ]
     cells = "".join(f"<div><b>{escape(value)}</b><span>{escape(label)}</span></div>" for value, label in facts)
+    changes = next((each["changes"] for each in metrics["variants"] if each["changes"]), "")
+    changed = f"<p><b>Changed:</b> {escape(changes)}</p>" if changes else ""
     return (
         "<h1>What would have been</h1>"
         f'<p class="soft">Jobs of {_instant(window["from_ms"])} to {_instant(window["to_ms"])} UTC, planned again by Suanli '
-        f'{escape(version)} on a virtual clock.</p><div class="facts">{cells}</div>'
+        f'{escape(version)} on a virtual clock.</p>{changed}<div class="facts">{cells}</div>'
     )
 
 
@@ -188,10 +191,13 @@ def _compared(variants: Sequence[Mapping[str, Any]]) -> str:
     return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
-def _cell(value: float | None, change: Mapping[str, float | None] | None, kind: str, less_is_better: bool) -> str:
+def _cell(
+    value: float | None, change: Mapping[str, float | None] | None, kind: str, less_is_better: bool | None
+) -> str:
+    """A figure and its difference, coloured when it is known which way is better."""
     text = change_text(change, kind)
     css = "soft"
-    if change is not None and text != "±0":
+    if change is not None and less_is_better is not None and not text.startswith("±"):
         css = "yes" if ((change["difference"] or 0) < 0) == less_is_better else "no"
     after = f' <span class="{css} small">{escape(text)}</span>' if text else ""
     return f"<td class=num>{value_text(value, kind)}{after}</td>"
@@ -202,16 +208,13 @@ def _institutions(variants: Sequence[Mapping[str, Any]]) -> str:
     head = "".join(f"<th class=num>{title}</th>" for _, title, _, _ in _INSTITUTION)
     rows = []
     for name in names:
-        for number, each in enumerate(variants):
-            found = each["institutions"].get(name)
-            if found is None:
-                continue
-            cells = []
-            for key, _, kind, less_is_better in _INSTITUTION:
-                change = found["against_baseline"].get(key) if number and less_is_better is not None else None
-                cells.append(_cell(found[key], change, kind, bool(less_is_better)))
-            first = f'<td rowspan="{len(variants)}"><b>{escape(name)}</b></td>' if number == 0 else ""
-            rows.append(f'<tr>{first}<td class="small">{escape(each["label"])}</td>{"".join(cells)}</tr>')
+        of_all = [(number, each["label"], each["institutions"].get(name)) for number, each in enumerate(variants)]
+        present = [(number, label, found) for number, label, found in of_all if found is not None]
+        for place, (number, label, found) in enumerate(present):
+            changes = found["against_baseline"] if number else {}
+            cells = [_cell(found[key], changes.get(key), kind, less) for key, _, kind, less in _INSTITUTION]
+            first = f'<td rowspan="{len(present)}"><b>{escape(name)}</b></td>' if place == 0 else ""
+            rows.append(f'<tr>{first}<td class="small">{escape(label)}</td>{"".join(cells)}</tr>')
     return f"<table><thead><tr><th>institution</th><th>variant</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 

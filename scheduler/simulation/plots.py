@@ -203,8 +203,9 @@ def _fairness(history: History, results: Sequence[Result]) -> Figure:
                 label = f"{name} (due {part:.0%})" if number == 0 else None
                 axis.plot(times, result.series.share[name], color=colours[name], label=label)
                 axis.axhline(part, color=colours[name], linewidth=0.9, linestyle=(0, (2, 2)), alpha=0.7)
-        for name in set(result.series.share) - set(shown):
-            axis.plot(times, result.series.share[name], color=OTHERS, alpha=0.5)
+        for place, name in enumerate(sorted(set(result.series.share) - set(shown))):
+            label = "other institutions" if number == place == 0 else None
+            axis.plot(times, result.series.share[name], color=OTHERS, alpha=0.5, zorder=1, label=label)
         axis.set_title(result.variant.label)
         _percent(axis, "dominant share")
         axis.set_ylim(0, max(0.1, 1.05 * highest))

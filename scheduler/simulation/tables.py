@@ -22,6 +22,7 @@ from scheduler.simulation.workload import SimTenant
 
 FORMAT = 1
 MANIFEST, JOBS, NODES, TENANTS = "manifest.json", "jobs.csv", "nodes.csv", "tenants.csv"
+POLICY = "policy.yaml"
 MAX_AMOUNT = 1 << 53
 MAX_REPLICAS = 4096
 NO_LIMIT = -1

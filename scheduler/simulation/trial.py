@@ -17,6 +17,9 @@ from scheduler.simulation.tables import History, PastJob
 from scheduler.simulation.workload import DAY_MS, Scenario, SimJob
 
 MAX_ADDED = 100_000
+CURRENT = "current"
+MAX_LABEL = 36
+"""Changes that take more words are called changes."""
 MAX_POLICY_BYTES = 1 << 20
 _FINISHED = "SUCCEEDED"
 
@@ -51,14 +54,20 @@ class Variant:
     changes: Changes = Changes()
 
 
-def variants(policies: Sequence[str], changes: Changes) -> list[Variant]:
+def variants(policies: Sequence[str], changes: Changes, current: Path | None = None) -> list[Variant]:
     """What to simulate: first the baseline, which is the first policy on all as it was; then every other policy, or, when
-    there are changes, every policy with the changes. Raises ``InvalidArgument`` for a policy that is none."""
-    named = [(text, policy_named(text)) for text in dict.fromkeys(policies or ("suanli",))]
-    found = [Variant(_label(*named[0]), named[0][1])]
+    there are changes, every policy with the changes.
+
+    ``current`` is the file of the policy that was in force, which goes by the name "current" and is the default; without
+    it the preset ``suanli`` is. Raises ``InvalidArgument`` for a policy that is none.
+    """
+    texts = policies or (CURRENT if current else policy_document.DEFAULT_PRESET,)
+    named = [(text, policy_named(text, current)) for text in dict.fromkeys(texts)]
+    found = [Variant(_label(named[0][0]), named[0][1])]
     for text, policy in named if changes else named[1:]:
-        label = _label(text, policy)
-        found.append(Variant(f"{label}: {changes}" if changes else label, policy, changes))
+        words = str(changes)
+        what = (f": {words}" if len(words) <= MAX_LABEL else ", changed") if changes else ""
+        found.append(Variant(_label(text) + what, policy, changes))
     labels = [each.label for each in found]
     return [
         replace(each, label=f"{each.label} ({number})") if labels.index(each.label) < number - 1 else each
@@ -66,15 +75,17 @@ def variants(policies: Sequence[str], changes: Changes) -> list[Variant]:
     ]
 
 
-def _label(text: str, policy: Policy) -> str:
-    return policy.name if text in PRESETS else Path(text).stem
+def _label(text: str) -> str:
+    return text if text in PRESETS or text == CURRENT else Path(text).stem
 
 
-def policy_named(text: str) -> Policy:
-    """The preset of this name, or the policy in the YAML file of this name. Raises ``InvalidArgument``."""
+def policy_named(text: str, current: Path | None = None) -> Policy:
+    """The preset of this name, the ``current`` policy, or that in the YAML file of this name. Raises ``InvalidArgument``."""
     if text in PRESETS:
         return PRESETS[text]
-    path = Path(text)
+    if text == CURRENT and current is None:
+        raise InvalidArgument("The history does not say which policy was in force.", field="policy")
+    path = current if text == CURRENT and current else Path(text)
     if not path.is_file():
         raise InvalidArgument(
             f"{text!r} is neither a preset ({', '.join(PRESETS)}) nor a file with a policy.", field="policy"

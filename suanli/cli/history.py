@@ -17,11 +17,13 @@ from typing import Any
 
 from protos.suanli.v1 import admin_pb2, common_pb2, jobs_pb2, usage_pb2
 from suanli.cli import exits, human
+from suanli.cli.follow import jobs_of
 from suanli.cli.output import short_name
 from suanli.cli.runtime import Failure, Link, listed, pages
 
 FORMAT = 1
 MANIFEST, JOBS, NODES, TENANTS = "manifest.json", "jobs.csv", "nodes.csv", "tenants.csv"
+POLICY = "policy.yaml"
 JOB_COLUMNS = (
     *("job_id", "institution", "project", "user", "name", "state", "submit_ms", "eligible_ms", "start_ms", "end_ms"),
     *("runtime_ms", "attempts", "evictions", "cpu_milli", "memory_mib", "gpu_milli", "replicas", "accelerators"),
@@ -40,6 +42,7 @@ TENANT_COLUMNS = (
 _FILES = {"jobs": (JOBS, JOB_COLUMNS), "nodes": (NODES, NODE_COLUMNS), "tenants": (TENANTS, TENANT_COLUMNS)}
 _NO_LIMIT = -1
 _GRACE_MS = 30_000
+_JOBS_AT_ONCE = 500
 _PREEMPTED = common_pb2.ATTEMPT_OUTCOME_PREEMPTED
 _RUNNING = (common_pb2.JOB_STATE_STARTING, common_pb2.JOB_STATE_RUNNING)
 Tell = Callable[[str], None]
@@ -67,11 +70,12 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """The history of [from_ms, to_ms) as rows of its tables, as it was known at ``at_ms``."""
+    """The history of [from_ms, to_ms) as rows of its tables, as it was known at ``at_ms``, and the policy in force then."""
 
     from_ms: int
     to_ms: int
     at_ms: int
+    policy: admin_pb2.Policy
     tables: dict[str, list[list[object]]]
 
     @property
@@ -101,7 +105,8 @@ async def fetched(link: Link, from_ms: int, to_ms: int, tell: Tell) -> Exported:
         "nodes": [_node_row(node) for node in nodes],
         "tenants": await _tenants(link),
     }
-    return Exported(from_ms, to_ms, now, tables)
+    policy = (await link.call("AdminService/GetPolicy", admin_pb2.GetPolicyRequest())).policy
+    return Exported(from_ms, to_ms, now, policy, tables)
 
 
 def write(exported: Exported, folder: Path) -> None:
@@ -110,6 +115,7 @@ def write(exported: Exported, folder: Path) -> None:
     (folder / MANIFEST).unlink(missing_ok=True)
     for name, (file, columns) in _FILES.items():
         _write(folder / file, columns, exported.tables[name])
+    (folder / POLICY).write_text(exported.policy.effective_yaml, encoding="utf-8")
     manifest = {
         "format": FORMAT,
         "version": metadata.version("suanli"),
@@ -117,6 +123,7 @@ def write(exported: Exported, folder: Path) -> None:
         "to_ms": exported.to_ms,
         "time_zone": "UTC",
         "exported_ms": exported.at_ms,
+        "policy_version": exported.policy.version,
         "counts": exported.counts,
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
@@ -152,18 +159,22 @@ async def _jobs(
             tell(f"{len(jobs):,} jobs, {records:,} records of the ledger")
     earlier = [job_id for job_id in held if job_id not in jobs]
     running = [job.id for job in jobs.values() if job.state in _RUNNING]
-    for number, job_id in enumerate([*earlier, *running], 1):
-        if number % 100 == 0:
-            tell(f"{number:,} of {len(earlier) + len(running):,} jobs from before the window or still running")
-        # With its attempts, which a listing leaves out; what still runs is not in the ledger yet.
-        job = await link.job(job_id)
-        jobs[job_id] = job
-        of_job = held[job_id]
-        for attempt in job.attempts:
-            if attempt.number not in of_job.attempts:
-                end_ms = attempt.end_time_ms or now
-                of_job.add(attempt.number, attempt.grant_time_ms, end_ms, attempt.accelerator, attempt.outcome, from_ms)
+    more = [*earlier, *running]
+    for start in range(0, len(more), _JOBS_AT_ONCE):
+        tell(f"{start:,} of {len(more):,} jobs from before the window or still running")
+        # With their attempts, which a listing leaves out; what still runs is not in the ledger yet.
+        for job in await jobs_of(link, more[start : start + _JOBS_AT_ONCE]):
+            jobs[job.id] = job
+            _add_attempts(held[job.id], job, from_ms, now)
     return sorted(jobs.values(), key=lambda job: (job.submit_time_ms, job.id)), held
+
+
+def _add_attempts(held: Held, job: jobs_pb2.Job, from_ms: int, now: int) -> None:
+    """Count the attempts that the ledger's records of the window do not tell of: one that still runs, with what it has held so far."""
+    for attempt in job.attempts:
+        if attempt.number not in held.attempts:
+            end_ms = attempt.end_time_ms or now
+            held.add(attempt.number, attempt.grant_time_ms, end_ms, attempt.accelerator, attempt.outcome, from_ms)
 
 
 def _job_row(job: jobs_pb2.Job, held: Held, ends: dict[str, int]) -> list[object]:

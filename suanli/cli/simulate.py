@@ -98,9 +98,9 @@ def _exported(folder: Path, from_ms: int | None, to_ms: int | None, out: Output)
     "--policy",
     "policies",
     multiple=True,
-    metavar="PRESET|FILE",
-    help="A preset (suanli, fair, fifo, shortest) or a file with a policy; may be repeated. The first is the baseline. "
-    "Default: suanli.",
+    metavar="NAME|FILE",
+    help="'current' (in force at the export), a preset (suanli, fair, fifo, shortest), or a file with a policy; may be repeated. "
+    "The first is the baseline. Default: current.",
 )
 @click.option("--add-nodes", multiple=True, metavar="REGION/POOL=N", help="So many more nodes like those of the pool.")
 @click.option("--remove-nodes", multiple=True, metavar="REGION/POOL=N", help="So many nodes less.")
@@ -155,12 +155,15 @@ def run(
             out.console.print()
             out.console.print(table["title"], style="bold")
         out.table(table["rows"], [_column(index, title) for index, title in enumerate(table["head"])], "")
+    changes = next((one["changes"] for one in result["metrics"]["variants"] if one["changes"]), "")
+    if changes:
+        out.note(f"Changed: {changes}.")
     _say_what_is_left_out(result["metrics"], out)
     out.note(f"{into / 'report.html'} shows it over time.")
 
 
 def _column(index: int, title: str) -> Column[list[str]]:
-    return Column(title.upper() if index else title, lambda row: row[index], right=index > 0, whole=index == 0)
+    return Column(title, lambda row: row[index], right=index > 0, whole=True)
 
 
 def _say_what_is_left_out(metrics: dict[str, Any], out: Output) -> None:

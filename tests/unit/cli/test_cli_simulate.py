@@ -134,8 +134,10 @@ def test_export_and_simulation_at_once(platform: Platform) -> None:
     assert job in {row["job_id"] for row in rows(Path("suanli-simulation/history/jobs.csv"))}
     assert job in {row["job_id"] for row in rows(Path("suanli-simulation/jobs-2-fifo.csv"))}
     assert data["variants"][0]["figures"]["ended"] >= 1
-    again = platform.run("simulate", "--from", "1h", "--no-plots", user="op")
-    assert "average wait" in again.stdout
+    again = platform.data("simulate", "--from", "1h", "--no-plots", user="op")
+    assert [one["label"] for one in again["variants"]] == ["current"]
+    in_force = platform.data("policy", "show", user="op")
+    assert Path("suanli-simulation/history/policy.yaml").read_text() == in_force["effective_yaml"]
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +160,7 @@ def simulated(short: Path, tmp_path: Path, *options: str, code: int = 0) -> Any:
 def test_a_table_with_each_difference(short: Path, tmp_path: Path) -> None:
     result = simulated(short, tmp_path, "--policy", "fair", "--add-nodes", "east/gpu-a100=2")
     lines = result.stdout.splitlines()
-    assert re.split(r"\s{2,}", lines[0].strip()) == ["FAIR", "FAIR: +2 EAST/GPU-A100"]
+    assert re.split(r"\s{2,}", lines[0].strip()) == ["fair", "fair: +2 east/gpu-a100"]
     in_use = next(line for line in lines if line.startswith("GPUs in use"))
     assert re.search(r"\d \(−\d+\.\d points\)$|% \(−\d+\.\d points\)$", in_use.strip()), in_use
     assert any(line.startswith("By institution") for line in lines)

@@ -70,6 +70,7 @@ def test_drawings_and_a_page_that_needs_nothing_beside_it(
     assert page.count("data:image/png;base64,") == len(names)
     assert 'src="http' not in page
     assert "suanli: region north like east, load × 1.5" in page
+    assert "<b>Changed:</b> region north like east, load × 1.5" in page
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,9 @@ def test_the_first_policy_on_what_was_is_the_baseline() -> None:
         "fifo: +2 east/cpu, load × 1.2",
     ]
     assert [bool(each.changes) for each in found] == [False, True, True]
+    many = replace(changes, regions=(("north", "east"), ("south", "east")))
+    assert [each.label for each in variants(["fair"], many)] == ["fair", "fair, changed"]
+    assert str(many) == "+2 east/cpu, region north like east, region south like east, load × 1.2"
 
 
 def test_a_policy_is_a_preset_or_a_file(tmp_path: Path) -> None:
@@ -86,6 +89,16 @@ def test_a_policy_is_a_preset_or_a_file(tmp_path: Path) -> None:
         policy_named(str(file))
     with pytest.raises(InvalidArgument, match="neither a preset"):
         policy_named("moon")
+
+
+def test_the_policy_in_force_is_the_baseline_where_it_is_known(tmp_path: Path) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text("preset: fair\nbackfill:\n  reservations: 3\n")
+    (first,) = variants([], Changes(), file)
+    assert (first.label, first.policy.backfill.reservations) == ("current", 3)
+    assert [each.label for each in variants(["fifo", "current"], Changes(), file)] == ["fifo", "current"]
+    with pytest.raises(InvalidArgument, match="does not say which policy"):
+        variants(["current"], Changes())
 
 
 def test_nodes_are_added_like_those_there_are() -> None:
