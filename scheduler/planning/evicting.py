@@ -10,28 +10,32 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 
 from scheduler.domain.resources import GPU_UNIT, ZERO, Resources
-from scheduler.domain.spec import PriorityClass, Shape
+from scheduler.domain.spec import PriorityClass
 from scheduler.planning.board import Board, end_at_latest_ms
-from scheduler.planning.fit import SiteKey, replicas_on
+from scheduler.planning.fit import SiteKey
 from scheduler.planning.guarantees import Guarantees, Standing
 from scheduler.planning.kernels import Ints
 from scheduler.planning.places import Places
 from scheduler.planning.policy import INSTITUTION, Policy
-from scheduler.planning.rank import gpu_equivalents_milli, service_ms
+from scheduler.planning.rank import gpu_equivalents_milli, rank_of, service_ms
 from scheduler.planning.reserving import Opening
 from scheduler.planning.shares import Accounts
 from scheduler.planning.sites import Site
 from scheduler.planning.types import Eviction, GroupKey, PendingJob, RunningView, Snapshot
+from scheduler.planning.victims import MOVE, Candidate, Offer, Spare, offers
 
 EVICTION_MS = 60_000
 """What an eviction costs beside the work lost: so much time of all that the victim holds."""
-MAX_TRIES = 8
+MAX_TRIES = 16
 """So often in a round victims are looked for in vain among the candidates for an institution's blocked lines."""
+MAX_OFFERS = 64
+"""So many ways to make room on a site are looked at, the cheapest first."""
 RECLAIM, FAIR_SHARE, PRIORITY, SHORTER = "RECLAIM", "FAIR_SHARE", "PRIORITY", "SHORTER"
 
 
@@ -41,12 +45,6 @@ class Victims(NamedTuple):
     opening: Opening
     evictions: tuple[Eviction, ...]
     freed: tuple[Ints, ...]
-
-
-class _Candidate(NamedTuple):
-    running: RunningView
-    rule: str
-    price: int
 
 
 class Evictor:
@@ -77,32 +75,32 @@ class Evictor:
     def possible(self) -> bool:
         """Whether the policy lets anything be evicted in this round."""
         rules = self._rules
-        return self._left > 0 and (rules.reclaim or rules.fair_share or rules.priority or rules.shorter_milli > 0)
+        return self._left > 0 and (
+            rules.reclaim or rules.fair_share or rules.priority or rules.shorter_milli > 0 or rules.move
+        )
 
     def find(self, key: GroupKey, job: PendingJob, places: Places) -> Victims | None:
         """The victims that make room for the job, counted as gone from now on; None: none may be stopped, or it would not help."""
         if self._tries.get(key.institution, 0) >= MAX_TRIES:
             return None
-        own_service = service_ms(key.shape.total, job.expected_ms)
-        best: tuple[tuple[int, int], Site, list[int], list[_Candidate]] | None = None
+        best: tuple[tuple[int, int], Site, list[int], list[Candidate]] | None = None
         searched = False
         for _, site in places.usable_when_empty():
-            candidates = self._candidates(key, own_service, site)
+            candidates = self._candidates(key, job, site)
             searched = searched or bool(candidates)
-            found = self._choose(key, site, candidates) if candidates else None
-            if found is None or not self._within_budgets(found[1]) or not self._may_stand(key, site, found[1]):
-                continue
-            numbers, victims = found
-            price = (sum(each.price for each in victims), len(victims))
-            if len(victims) <= self._left and (best is None or price < best[0]):
-                best = (price, site, numbers, victims)
+            found = self._choose(key, site, candidates)
+            if found is not None:
+                numbers, victims = found
+                price = (sum(each.price for each in victims), len(victims))
+                if best is None or price < best[0]:
+                    best = (price, site, numbers, victims)
         if best is None:
             self._tries[key.institution] = self._tries.get(key.institution, 0) + searched
             return None
         _, site, numbers, victims = best
         return self._evict(site, numbers, victims, job)
 
-    def _evict(self, site: Site, numbers: list[int], victims: list[_Candidate], job: PendingJob) -> Victims:
+    def _evict(self, site: Site, numbers: list[int], victims: list[Candidate], job: PendingJob) -> Victims:
         evictions = []
         for running, rule, _ in victims:
             self._gone.add(running.launch_seq)
@@ -119,12 +117,12 @@ class Evictor:
         freed = tuple(row for running in late for row in _rows(site, running))
         return Victims(Opening(site, tuple(numbers), start_ms), tuple(evictions), freed)
 
-    def _within_budgets(self, victims: list[_Candidate]) -> bool:
+    def _within_budgets(self, victims: list[Candidate]) -> bool:
         """Whether no institution loses more in an hour than it may, all these together."""
         lost = Counter(each.running.group.institution for each in victims if each.rule != RECLAIM)
         return all(self._lost_before(name) + count <= self._rules.per_hour for name, count in lost.items())
 
-    def _may_stand(self, key: GroupKey, site: Site, victims: list[_Candidate]) -> bool:
+    def _may_stand(self, key: GroupKey, site: Site, victims: list[Candidate]) -> bool:
         """Whether the job may have what the victims leave, and fairness is served by all of them together."""
         stopped = [each.running for each in victims]
         for name in {each.running.group.institution for each in victims if each.rule == FAIR_SHARE}:
@@ -155,7 +153,7 @@ class Evictor:
 
     # --- who may be stopped -------------------------------------------------------------------------------------------
 
-    def _candidates(self, key: GroupKey, own_service: int, site: Site) -> list[_Candidate]:
+    def _candidates(self, key: GroupKey, job: PendingJob, site: Site) -> list[Candidate]:
         """Who may be stopped on a site for this job, each by the first rule that allows it."""
         rules, guarantees, pool = self._rules, self._guarantees, site.key.pool_key
         owner = (
@@ -163,18 +161,27 @@ class Evictor:
             and bool(guarantees.of(key.institution, pool))
             and guarantees.standing(key.institution, pool, key.shape.total, key.preemptible) is Standing.OWN
         )
-        found: list[_Candidate] = []
-        if rules.priority or rules.shorter_milli:
-            most = key.priority if rules.shorter_milli else key.priority - 1
+        found: list[Candidate] = []
+        if rules.priority or rules.shorter_milli or rules.move:
+            most = key.priority if rules.shorter_milli or rules.move else key.priority - 1
             for running in self._sorted(key.institution, site, most, ripe=True):
-                self._consider(found, key, own_service, running, ZERO)
+                self._consider(found, key, job, running, ZERO)
+                if (
+                    found
+                    and found[-1].running is running
+                    and found[-1].rule == MOVE
+                    and site.ranking(running.group.shape).best() < 0
+                ):
+                    found.pop()
         if owner or rules.fair_share:
             for institution, where in self._board.evictable:
                 if institution != key.institution and where == site.key:
-                    self._of_other(found, key, institution, site, owner=owner)
+                    self._of_other(found, key, job, institution, site, owner=owner)
         return found
 
-    def _of_other(self, found: list[_Candidate], key: GroupKey, institution: str, site: Site, *, owner: bool) -> None:
+    def _of_other(
+        self, found: list[Candidate], key: GroupKey, job: PendingJob, institution: str, site: Site, *, owner: bool
+    ) -> None:
         """Candidates of another institution: all that it has, as long as it borrows, and those it holds more than fairly.
 
         Nobody loses what is guaranteed to it to anybody's fairness: it would take it back at once.
@@ -185,9 +192,9 @@ class Evictor:
         if not (owner and borrows) and not fair:
             return
         for running in self._sorted(institution, site, PriorityClass.URGENT, ripe=not (owner and borrows)):
-            self._consider(found, key, 0, running, over if owner else ZERO)
+            self._consider(found, key, job, running, over if owner else ZERO)
 
-    def _together(self, key: GroupKey, site: Site, candidates: Iterable[_Candidate]) -> list[_Candidate]:
+    def _together(self, key: GroupKey, site: Site, candidates: Iterable[Candidate]) -> list[Candidate]:
         """Those of the candidates, in their order, that may go together: an institution's, until it borrows no more."""
         left: dict[str, Resources] = {}
         found = []
@@ -204,17 +211,37 @@ class Evictor:
             found.append(each)
         return found
 
-    def _choose(
-        self, key: GroupKey, site: Site, candidates: list[_Candidate]
-    ) -> tuple[list[int], list[_Candidate]] | None:
-        """The cheapest victims of a site, and the nodes they leave; of an institution no more than it borrows."""
-        found = _cheapest(site, key.shape, candidates)
-        if found is None:
-            return None
-        by_size = sorted(found[1], key=lambda each: gpu_equivalents_milli(each.running.group.shape.total))
-        if len(self._together(key, site, by_size)) == len(found[1]):
-            return found
-        return _cheapest(site, key.shape, self._together(key, site, candidates))
+    def _choose(self, key: GroupKey, site: Site, candidates: list[Candidate]) -> Offer | None:
+        """The cheapest victims of a site that may go, all together, and the nodes they leave.
+
+        Moving is the last resort: it helps one job of an institution by disturbing another that is its equal.
+        """
+        for some in ([each for each in candidates if each.rule != MOVE], candidates):
+            if not some:
+                continue
+            for offer in islice(offers(site, key.shape, some), MAX_OFFERS):
+                if self._acceptable(key, site, offer):
+                    return offer
+            # Of an institution no more than it borrows: those that may go together, cheapest first.
+            together = self._together(key, site, some)
+            for offer in islice(offers(site, key.shape, together), 1) if len(together) < len(some) else ():
+                if self._acceptable(key, site, offer):
+                    return offer
+            if len(some) == len(candidates):
+                break
+        return None
+
+    def _acceptable(self, key: GroupKey, site: Site, offer: Offer) -> bool:
+        """Whether these victims may go together."""
+        numbers, victims = offer
+        by_size = sorted(victims, key=lambda each: gpu_equivalents_milli(each.running.group.shape.total))
+        return (
+            len(victims) <= self._left
+            and len(self._together(key, site, by_size)) == len(victims)
+            and self._within_budgets(victims)
+            and self._may_stand(key, site, victims)
+            and self._have_room_elsewhere(site, numbers, victims)
+        )
 
     def _over(self, institution: str, site: Site) -> Resources:
         """What an institution holds in the pool beyond its guarantee and is not about to give back."""
@@ -254,16 +281,13 @@ class Evictor:
         return self._snapshot.evictions.get(institution, 0) + self._lost.get(institution, 0)
 
     def _consider(
-        self, found: list[_Candidate], key: GroupKey, own_service: int, running: RunningView, over: Resources
-    ) -> str | None:
-        if running.launch_seq in self._gone:
-            return None
-        rule = self._rule(key, own_service, running, over)
+        self, found: list[Candidate], key: GroupKey, job: PendingJob, running: RunningView, over: Resources
+    ) -> None:
+        rule = None if running.launch_seq in self._gone else self._rule(key, job, running, over)
         if rule is not None:
-            found.append(_Candidate(running, rule, self._price(running)))
-        return rule
+            found.append(Candidate(running, rule, self._price(running)))
 
-    def _rule(self, key: GroupKey, own_service: int, running: RunningView, over: Resources) -> str | None:
+    def _rule(self, key: GroupKey, job: PendingJob, running: RunningView, over: Resources) -> str | None:
         group, rules = running.group, self._rules
         if _overlap(over, key.shape.total, group.shape.total):
             return RECLAIM
@@ -272,19 +296,34 @@ class Evictor:
         if group.institution == key.institution:
             if rules.priority and group.priority < key.priority:
                 return PRIORITY
-            shorter = rules.shorter_milli and group.priority <= key.priority
-            if shorter and self._remaining_service(running) * 1000 >= own_service * rules.shorter_milli:
+            if rules.shorter_milli and group.priority <= key.priority and self._is_longer(running, key, job):
                 return SHORTER
-            return None
+            # Only a larger job moves a smaller one, so that no two move each other in turn.
+            small = gpu_equivalents_milli(group.shape.total) < gpu_equivalents_milli(key.shape.total)
+            movable = rules.move and small and group.shape.replicas == 1 and group.priority <= key.priority
+            return MOVE if movable else None
         fair = rules.fair_share and INSTITUTION in self._policy.order.fair_levels
         return FAIR_SHARE if fair and self._stays_below(key, group.institution, [running]) else None
 
-    def _remaining_service(self, running: RunningView) -> int:
-        known = self._remaining.get(running.launch_seq)
-        if known is None:
-            remaining = self._snapshot.runtimes.remaining_ms(running, self._now_ms)
-            known = self._remaining[running.launch_seq] = service_ms(running.group.shape.total, remaining)
-        return known
+    def _is_longer(self, running: RunningView, key: GroupKey, job: PendingJob) -> bool:
+        """Whether an attempt still needs so much more than the job that it makes way, and would stand behind it in line."""
+        remaining_ms = self._remaining.get(running.launch_seq)
+        if remaining_ms is None:
+            remaining_ms = self._snapshot.runtimes.remaining_ms(running, self._now_ms)
+            self._remaining[running.launch_seq] = remaining_ms
+        group = running.group
+        total = group.shape.total
+        own = service_ms(key.shape.total, job.expected_ms)
+        if service_ms(total, remaining_ms) * 1000 < own * self._rules.shorter_milli:
+            return False
+        return rank_of(self._policy.order, running.submit_ms, group.priority, total, remaining_ms) > job.rank
+
+    def _have_room_elsewhere(self, site: Site, numbers: list[int], victims: list[Candidate]) -> bool:
+        """Whether all that are to be moved find room at once on nodes that the job does not use."""
+        moved = [each for each in victims if each.rule == MOVE]
+        moves = Spare(site, moved).beside(*numbers)
+        moved.sort(key=lambda each: (-gpu_equivalents_milli(each.running.group.shape.total), each.running.launch_seq))
+        return all(moves.place(each.running) for each in moved)
 
     def _price(self, running: RunningView) -> int:
         lost_ms = max(0, self._now_ms - running.saved_ms) + EVICTION_MS
@@ -302,139 +341,6 @@ def total_of(attempts: Iterable[RunningView]) -> Resources:
     for each in attempts:
         total = total.plus(each.group.shape.total)
     return total
-
-
-# --- the cheapest victims -----------------------------------------------------------------------------------------------
-
-
-class _Node:
-    """A node on which somebody may be stopped: what is free there, and who is there."""
-
-    def __init__(self, site: Site, number: int) -> None:
-        self.node_id = site.ids[number]
-        kept = site.kept.get(number)
-        self.free = [int(each) for each in site.free[number]] if kept is None else [-1, 0, 0]
-        self.gpus = [int(each) for each in site.gpus[number]]
-        self.number = number
-        self.candidates: list[_Candidate] = []
-
-    def room(self, shape: Shape, gone: set[int]) -> int:
-        """How many replicas fit once these are gone."""
-        if self.free[0] < 0:
-            return 0
-        free, gpus = list(self.free), list(self.gpus)
-        for each in self.candidates:
-            if each.running.launch_seq in gone:
-                _release(free, gpus, each.running, self.node_id)
-        return min(shape.replicas, replicas_on(shape.request, Resources(*free), gpus))
-
-
-def _release(free: list[int], gpus: list[int], running: RunningView, node_id: str) -> None:
-    request = running.group.shape.request
-    for replica in running.replicas:
-        if replica.node_id == node_id:
-            for resource, amount in enumerate(request):
-                free[resource] += amount
-            for index in replica.gpu_indexes:
-                gpus[index] += min(request.gpu_milli, GPU_UNIT)
-
-
-def _cheapest(site: Site, shape: Shape, candidates: list[_Candidate]) -> tuple[list[int], list[_Candidate]] | None:
-    """The nodes for the replicas, and who has to go; None when the job would not fit even without all candidates."""
-    nodes: dict[int, _Node] = {}
-    selected = site.labelled(shape.node_selector)
-    for candidate in candidates:
-        for node_id in dict.fromkeys(replica.node_id for replica in candidate.running.replicas):
-            number = site.number.get(node_id)
-            if number is None or (selected is not None and not selected[number]) or not site.in_service[number]:
-                continue
-            node = nodes.get(number)
-            if node is None:
-                node = nodes[number] = _Node(site, number)
-            node.candidates.append(candidate)
-    rooms = site.rooms(shape)
-    rooms[list(site.kept)] = 0
-    if shape.pack and shape.pack_required and shape.replicas > 1:
-        return _cheapest_domain(site, shape, nodes, rooms)
-    return _cheapest_of(shape, nodes, rooms)
-
-
-def _cheapest_domain(
-    site: Site, shape: Shape, nodes: dict[int, _Node], rooms: Ints
-) -> tuple[list[int], list[_Candidate]] | None:
-    domain_of, count = site.domains(shape.pack)
-    best: tuple[int, list[int], list[_Candidate]] | None = None
-    for domain in range(count):
-        inside = {number: node for number, node in nodes.items() if domain_of[number] == domain}
-        found = _cheapest_of(shape, inside, np.where(domain_of == domain, rooms, 0)) if inside else None
-        if found is not None:
-            price = sum(each.price for each in found[1])
-            if best is None or price < best[0]:
-                best = (price, *found)
-    return None if best is None else best[1:]
-
-
-def _cheapest_of(shape: Shape, nodes: dict[int, _Node], rooms: Ints) -> tuple[list[int], list[_Candidate]] | None:
-    steps = sorted(step for node in nodes.values() for step in _steps(node, shape))
-    gone: dict[int, _Candidate] = {}
-    room = {int(number): min(shape.replicas, int(rooms[number])) for number in np.nonzero(rooms)[0]}
-    for number in nodes:
-        room.setdefault(number, 0)
-    needed = shape.replicas - sum(room.values())
-    for _, number, _, victims in steps:
-        if needed <= 0:
-            break
-        gone.update((each.running.launch_seq, each) for each in victims)
-        needed -= _look_again(nodes, room, shape, gone, {number, *_elsewhere(nodes, victims)})
-    if needed > 0:
-        return None
-    for launch_seq, each in sorted(gone.items(), key=lambda item: (-item[1].price, item[0])):
-        del gone[launch_seq]
-        concerned = {number for number, node in nodes.items() if each in node.candidates}
-        before = {number: room[number] for number in concerned}
-        _look_again(nodes, room, shape, gone, concerned)
-        if sum(room.values()) < shape.replicas:
-            gone[launch_seq] = each
-            room.update(before)
-    freed = {number for each in gone.values() for number in _elsewhere(nodes, [each])}
-    order = sorted(room, key=lambda number: (number not in freed, number))
-    numbers = [number for number in order for _ in range(room[number])]
-    return numbers[: shape.replicas], [gone[launch_seq] for launch_seq in sorted(gone)]
-
-
-def _elsewhere(nodes: dict[int, _Node], victims: Iterable[_Candidate]) -> set[int]:
-    """All candidate nodes on which one of these holds something."""
-    ids = {replica.node_id for each in victims for replica in each.running.replicas}
-    return {number for number, node in nodes.items() if node.node_id in ids}
-
-
-def _look_again(
-    nodes: dict[int, _Node], room: dict[int, int], shape: Shape, gone: Iterable[int], numbers: Iterable[int]
-) -> int:
-    """Bring ``room`` up to date for some nodes; returns by how much it grew."""
-    grown = 0
-    out = set(gone)
-    for number in numbers:
-        after = nodes[number].room(shape, out)
-        grown += after - room[number]
-        room[number] = after
-    return grown
-
-
-def _steps(node: _Node, shape: Shape) -> list[tuple[int, int, int, list[_Candidate]]]:
-    """What each further replica on the node costs: (price, node, how many before, the victims of this step)."""
-    steps: list[tuple[int, int, int, list[_Candidate]]] = []
-    gone: set[int] = set()
-    had = node.room(shape, gone)
-    waiting: list[_Candidate] = []
-    for each in sorted(node.candidates, key=lambda each: (each.price, each.running.launch_seq)):
-        gone.add(each.running.launch_seq)
-        waiting.append(each)
-        room = node.room(shape, gone)
-        if room > had:
-            steps.append((sum(one.price for one in waiting), node.number, had, waiting))
-            had, waiting = room, []
-    return steps
 
 
 def _rows(site: Site, running: RunningView) -> list[Ints]:

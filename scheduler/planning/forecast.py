@@ -176,7 +176,17 @@ class Replay:
         self._next_launch += 1
         limit_ms = self.now_ms + job.limit_ms
         running = RunningView(
-            seq, start.job_no, key, "", *start[1:4], start.replicas, self.now_ms, limit_ms, self.now_ms, job.grace_ms
+            seq,
+            start.job_no,
+            key,
+            "",
+            *start[1:4],
+            start.replicas,
+            self.now_ms,
+            limit_ms,
+            self.now_ms,
+            job.grace_ms,
+            submit_ms=job.submit_ms,
         )
         self._running[seq] = running
         self._jobs[seq] = job

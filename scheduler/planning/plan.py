@@ -317,7 +317,8 @@ class Round:
             return
         if not self._evict(line.key, job) and self._reserve_tries < self.policy.backfill.reservations:
             self._reserve_tries += 1
-            self._reserve(line.key, job, sites or self._sites_for(line.key))
+            by_ms = self.now_ms + self.policy.backfill.horizon_ms
+            self._reserve(line.key, job, sites or self._sites_for(line.key), by_ms)
         if self._kept_until > self.now_ms:
             line.skip()
             self._squeeze(line, sites or self._sites_for(line.key))
@@ -354,12 +355,13 @@ class Round:
         sites = [site for _, site in self.planner.places_of(key).usable_when_empty()]
         return [site for site in sites if self._standing_in(key, site).allowed] if self.guarantees else sites
 
-    def _reserve(self, key: GroupKey, job: PendingJob, sites: list[Site]) -> Opening | None:
-        """Keep the place free, on one of these sites, at which the job can start first."""
+    def _reserve(self, key: GroupKey, job: PendingJob, sites: list[Site], by_ms: int | None = None) -> Opening | None:
+        """Keep the place free, on one of these sites, at which the job can start first, if that is by ``by_ms`` (None: whenever)."""
         opening = earliest(sites, key.shape, self.now_ms)
-        if opening is not None:
-            keep(opening, key.shape)
-            self._note(key, job, opening)
+        if opening is None or (by_ms is not None and opening.start_ms > by_ms):
+            return None
+        keep(opening, key.shape)
+        self._note(key, job, opening)
         return opening
 
     def _note(self, key: GroupKey, job: PendingJob, opening: Opening) -> None:

@@ -65,7 +65,9 @@ class PreemptionPolicy:
     ``reclaim``: for an institution within its guarantee, from those beyond theirs. ``fair_share``: for an institution that would
     still hold less than the victim's after the exchange. ``priority``: for a higher class of the same institution.
     ``shorter_milli``: for a job of the same institution, if the victim's expected remaining service is at least this many
-    thousandths of its own (0: never; 2000 or more keeps two jobs from evicting each other in turn).
+    thousandths of its own, and the victim's rank, made anew from what remains, is higher (0: never; 1000 or less would let equals
+    evict each other). ``move``: for a larger job of the same institution and no lower class, if the victim has
+    room elsewhere at once.
 
     A job is not evicted before it has run ``min_runtime_ms`` (except to reclaim), and an institution loses at most ``per_hour``
     attempts in an hour to anything but reclaim (0: none). ``per_round`` bounds the evictions of a round.
@@ -75,6 +77,7 @@ class PreemptionPolicy:
     fair_share: bool = False
     priority: bool = True
     shorter_milli: int = 0
+    move: bool = False
     min_runtime_ms: int = 600_000
     per_hour: int = 60
     per_round: int = 64
@@ -85,11 +88,14 @@ class BackfillPolicy:
     """Reservations for jobs that cannot start yet.
 
     ``reservations``: how many of the first blocked jobs get one (0: none); ``look``: how far into a line the planner looks
-    for a job that ends before a reservation begins.
+    for a job that ends before a reservation begins. ``horizon_ms``: a reservation that could only begin later than that from now is
+    not made, except for the job that has waited too long: to keep nodes free for weeks, since nobody says how long jobs run, helps
+    nobody.
     """
 
     reservations: int = 16
     look: int = 16
+    horizon_ms: int = 7 * DAY_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,15 +168,15 @@ class Policy:
 
 def _presets() -> dict[str, Policy]:
     suanli = Policy(
-        order=OrderPolicy((INSTITUTION,), shortness_milli=10_000, past_milli=500),
-        preemption=PreemptionPolicy(shorter_milli=2000),
+        order=OrderPolicy((INSTITUTION,), shortness_milli=30_000, past_milli=500),
+        preemption=PreemptionPolicy(shorter_milli=1250, move=True),
     )
     return {
         "suanli": suanli,
         "fair": replace(suanli, name="fair", order=OrderPolicy(LEVELS, past_milli=500), preemption=PreemptionPolicy()),
         "fifo": replace(suanli, name="fifo", order=OrderPolicy(()), preemption=PreemptionPolicy()),
         "shortest": replace(
-            suanli, name="shortest", order=OrderPolicy((), shortness_milli=10_000), preemption=PreemptionPolicy()
+            suanli, name="shortest", order=OrderPolicy((), shortness_milli=30_000), preemption=PreemptionPolicy()
         ),
     }
 

@@ -190,7 +190,7 @@ def _guarantee(value: Any, path: str) -> Guarantee:
 
 def _preemption(top: Section, base: PreemptionPolicy) -> PreemptionPolicy:
     section = top.part(
-        "preemption", ("reclaim", "fair_share", "priority", "shorter", "min_runtime", "per_hour", "per_round")
+        "preemption", ("reclaim", "fair_share", "priority", "shorter", "move", "min_runtime", "per_hour", "per_round")
     )
     shorter = section.take("shorter", v.milli(0, 1_000_000), base.shorter_milli)
     if 0 < shorter < 1000:
@@ -203,6 +203,7 @@ def _preemption(top: Section, base: PreemptionPolicy) -> PreemptionPolicy:
         fair_share=section.take("fair_share", v.flag, base.fair_share),
         priority=section.take("priority", v.flag, base.priority),
         shorter_milli=shorter,
+        move=section.take("move", v.flag, base.move),
         min_runtime_ms=section.take("min_runtime", v.duration(0, 30 * DAY_MS), base.min_runtime_ms),
         per_hour=section.take("per_hour", v.integer(0, 1_000_000), base.per_hour),
         per_round=section.take("per_round", v.integer(0, 100_000), base.per_round),
@@ -210,10 +211,11 @@ def _preemption(top: Section, base: PreemptionPolicy) -> PreemptionPolicy:
 
 
 def _backfill(top: Section, base: BackfillPolicy) -> BackfillPolicy:
-    section = top.part("backfill", ("reservations", "look"))
+    section = top.part("backfill", ("reservations", "look", "horizon"))
     return BackfillPolicy(
         reservations=section.take("reservations", v.integer(0, 10_000), base.reservations),
         look=section.take("look", v.integer(0, 100_000), base.look),
+        horizon_ms=section.take("horizon", v.duration(0, 10 * 365 * DAY_MS), base.horizon_ms),
     )
 
 
@@ -275,11 +277,16 @@ def dump(policy: Policy) -> dict[str, Any]:
             "fair_share": preemption.fair_share,
             "priority": preemption.priority,
             "shorter": v.number(preemption.shorter_milli),
+            "move": preemption.move,
             "min_runtime": v.duration_text(preemption.min_runtime_ms),
             "per_hour": preemption.per_hour,
             "per_round": preemption.per_round,
         },
-        "backfill": {"reservations": policy.backfill.reservations, "look": policy.backfill.look},
+        "backfill": {
+            "reservations": policy.backfill.reservations,
+            "look": policy.backfill.look,
+            "horizon": v.duration_text(policy.backfill.horizon_ms),
+        },
         "score": {name: v.number(getattr(policy.score, name)) for name in _WEIGHTS}
         | {"accelerator_order": policy.score.accelerator_order},
         "pools": {

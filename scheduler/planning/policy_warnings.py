@@ -80,7 +80,7 @@ def _of_preemption(policy: Policy) -> Iterator[str]:
     preemption = policy.preemption
     if policy.guarantees and not preemption.reclaim:
         yield "policy.preemption.reclaim: it is off, so what others borrow comes back only when their jobs end."
-    if 0 < preemption.shorter_milli < 2000:
-        yield "policy.preemption.shorter: below 2, two jobs may stop each other in turn."
+    if preemption.shorter_milli == 1000:
+        yield "policy.preemption.shorter: at 1, jobs that expect nearly the same stop each other in turn."
     if preemption.per_round == 0 and (preemption.reclaim or preemption.fair_share or preemption.priority):
         yield "policy.preemption.per_round: it is 0, so nothing is ever stopped, not even to reclaim."

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from scheduler.domain.resources import GPU_UNIT
+from scheduler.domain.resources import GPU_UNIT, Resources
+from scheduler.domain.spec import Shape
 from scheduler.planning import wording
 from scheduler.planning.explanation import Remedy
-from scheduler.planning.fit import site_allowed
+from scheduler.planning.fit import replicas_on, site_allowed
+from scheduler.planning.kernels import Ints
 from scheduler.planning.places import gang_nodes
 from scheduler.planning.shares import allowed
 from scheduler.planning.sites import Site
@@ -38,11 +40,13 @@ class Remedies:
         self._round, self._key, self._job, self._held = ran, key, job, held
         self._sites = ran.planner.board.sites
         self._whole = not plan.truncated and len(plan.starts) < ran.policy.max_starts_per_round
+        self._stops_others = any(each.for_job_no == job.job_no for each in plan.evictions)
+        self._own = next((each for each in plan.reservations if each.job_no == job.job_no), None)
         """Whether all others had their turn in the round: only then is what is left over there for the taking."""
 
     def find(self) -> tuple[Remedy, ...]:
         """All that are known, those within the job's own power first."""
-        changes = self._changes() if self._whole else ()
+        changes = self._changes() if self._whole and not self._stops_others else ()
         return (*changes, *self._releases())
 
     def _room_for(self, change: Change) -> tuple[Site, int] | None:
@@ -56,7 +60,7 @@ class Remedies:
         for site in self._sites:
             if not site.online or not site_allowed(site.key, shape, ran.policy, key.preemptible):
                 continue
-            rooms = site.rooms(shape)
+            rooms = self._rooms(site, shape)
             if gang_nodes(site, shape, rooms) is None:
                 continue
             standing = ran.guarantees.standing(key.institution, site.key.pool_key, shape.total, key.preemptible)
@@ -65,6 +69,19 @@ class Remedies:
                 if best is None or nodes > best[0]:
                     best = (nodes, site)
         return None if best is None else (best[1], best[0])
+
+    def _rooms(self, site: Site, shape: Shape) -> Ints:
+        """How many replicas each node has room for, with what is kept for the job itself: it would not be if the job started."""
+        rooms = site.rooms(shape)
+        if self._own is None or self._own[1:4] != (site.key.region, site.key.pool, site.key.accelerator):
+            return rooms
+        selected = site.labelled(shape.node_selector)
+        for node_id in self._own.nodes:
+            number = site.number[node_id]
+            kept = site.kept.get(number)
+            if kept is not None and (selected is None or selected[number]):
+                rooms[number] = replicas_on(shape.request, Resources(*kept.free), kept.gpus)
+        return rooms
 
     # --- changes of the job -------------------------------------------------------------------------------------------
 

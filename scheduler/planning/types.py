@@ -109,7 +109,7 @@ class RunningView:
     ``start_ms``: when its processes started, or the grant as long as they have not; ``limit_end_ms``: when it is ended for having
     reached its limit; ``saved_ms``: the instant up to which its work is safe in a checkpoint (``start_ms`` when it has none).
     ``stopped_by_ms``: 0, or when a stop that was ordered will have taken effect; ``for_job_no``: 0, or the waiting job for which it
-    was ordered. ``name`` is the job's name, for the prediction of its runtime.
+    was ordered. ``name`` is the job's name, for the prediction of its runtime; ``submit_ms`` when it was submitted.
     """
 
     launch_seq: int
@@ -126,6 +126,7 @@ class RunningView:
     grace_ms: int = 0
     stopped_by_ms: int = 0
     for_job_no: int = 0
+    submit_ms: int = 0
 
 
 class Runtimes(Protocol):
@@ -223,7 +224,7 @@ class Start(NamedTuple):
 class Eviction(NamedTuple):
     """Stop an attempt with notice, because ``for_job_no`` needs its place.
 
-    ``rule`` is RECLAIM, FAIR_SHARE, PRIORITY or SHORTER (``PreemptionPolicy``); ``grace_ms`` is the notice it is given.
+    ``rule`` is RECLAIM, FAIR_SHARE, PRIORITY, SHORTER or MOVE (``PreemptionPolicy``); ``grace_ms`` is the notice it is given.
     """
 
     launch_seq: int

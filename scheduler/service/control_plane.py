@@ -23,6 +23,7 @@ from scheduler.domain.spec import JobSpec
 from scheduler.domain.states import TERMINAL, JobState
 from scheduler.planning.explanation import Explanation
 from scheduler.planning.policy import Policy
+from scheduler.planning.runtimes import RuntimeModel
 from scheduler.service.administration import Administration
 from scheduler.service.committing import Committer
 from scheduler.service.contract import JobExplanation, Submission, Submitted, Usage
@@ -70,7 +71,9 @@ class ControlPlane(Administration):
         settings: Settings,
         observer: Observer | None = None,
     ) -> None:
-        self._new_engine: Callable[[], Engine] = lambda: Engine(clock, ids, codec, policy, settings, observer)
+        self._new_engine: Callable[[], Engine] = lambda: Engine(
+            clock, ids, codec, policy, settings, observer, RuntimeModel()
+        )
         self.engine = self._new_engine()
         self._store = store
         self._holder = f"{socket.gethostname()}:{os.getpid()}"

@@ -16,10 +16,11 @@ from scheduler.planning.frozen import freeze
 from scheduler.planning.plan import Planner
 from scheduler.planning.policy import Policy
 from scheduler.planning.rank import rank_of
-from scheduler.planning.types import GroupKey, PendingJob
+from scheduler.planning.types import GroupKey, PendingJob, Snapshot
 from scheduler.planning.what_if import ChangedQueue
 from scheduler.service.contract import JobExplanation
 from scheduler.service.job import Job
+from scheduler.service.predicting import expected_ms
 from scheduler.service.queue import pending
 from scheduler.service.state import State
 from scheduler.service.submitting import sentence
@@ -44,7 +45,7 @@ class Explainer:
         if job not in self._state.queue:
             return JobExplanation(record, _active(job) if job.state in ACTIVE and not job.array_size else _array(job))
         asked = (job.group, pending(job))
-        told = explain(self._planner, self._state.snapshot(), policy, self._state.now(), asked)
+        told = explain(self._planner, self._seen(), policy, self._state.now(), asked)
         return JobExplanation(record, _in_sentences(told), job_ids=self._names(told, job.spec.institution), asked=asked)
 
     def explain_changed(self, policy: Policy, job: Job, spec: JobSpec) -> JobExplanation:
@@ -67,10 +68,20 @@ class Explainer:
         return self._supposed(policy, job, None)
 
     def _supposed(self, policy: Policy, job: Job, gone: tuple[GroupKey, int] | None) -> JobExplanation:
-        state = self._state
-        asked = (job.group, _place(policy, job))
-        told = explain_instead(self._planner, state.snapshot(), policy, state.now(), asked, gone)
+        asked = (job.group, self._place(policy, job))
+        told = explain_instead(self._planner, self._seen(), policy, self._state.now(), asked, gone)
         return JobExplanation(None, _in_sentences(told), job_ids=self._names(told, job.spec.institution), asked=asked)
+
+    def _seen(self) -> Snapshot:
+        """The state, with what has changed since the planner was last given it: a round that comes later starts from here."""
+        return self._state.snapshot(self._state.take_changes())
+
+    def _place(self, policy: Policy, job: Job) -> PendingJob:
+        """The place in the queue of a job that does not stand there as it is; its rank by the formula."""
+        spec = job.spec
+        expected = expected_ms(self._state.predictor, job)
+        rank = rank_of(policy.order, job.submit_ms, spec.priority, spec.shape.total, expected)
+        return pending(job)._replace(rank=rank, expected_ms=expected)
 
     def _names(self, told: Explanation, institution: str) -> dict[int, str]:
         """The ids of the jobs that are named, as far as the job's institution may know of them."""
@@ -103,15 +114,6 @@ class Explainer:
         made = Forecast(freeze(state.snapshot(), asked), policy, now_ms)
         self._forecast = (made, policy)
         return made
-
-
-def _place(policy: Policy, job: Job) -> PendingJob:
-    """The place in the queue of a job that does not stand there as it is; its rank by the formula."""
-    spec = job.spec
-    place = pending(job)
-    expected_ms = min(place.expected_ms or spec.max_runtime_ms, spec.max_runtime_ms)
-    rank = rank_of(policy.order, job.submit_ms, spec.priority, spec.shape.total, expected_ms)
-    return place._replace(rank=rank, expected_ms=expected_ms)
 
 
 def with_forecast(explained: JobExplanation, forecast: Forecast, go_on: Callable[[], bool]) -> JobExplanation:

@@ -81,6 +81,7 @@ class Attempt:
             spec.grace_ms,
             self.stopped_by_ms,
             self.for_job_no,
+            job.submit_ms,
         )
 
     def record(self) -> AttemptRecord:

@@ -27,16 +27,7 @@ from scheduler.domain.records import (
     UserRecord,
 )
 from scheduler.domain.spec import Dependency, JobSpec
-
-
-class JobFeatures(NamedTuple):
-    """What a job's runtime is predicted from."""
-
-    institution: str
-    project: str
-    user: str
-    name: str
-    gpu_milli: int
+from scheduler.planning.runtimes import JobFeatures
 
 
 class RuntimeSample(NamedTuple):

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from scheduler.domain.states import FINAL_STATE, RUNTIME_OUTCOMES
+from scheduler.planning.runtimes import JobFeatures
 from scheduler.planning.types import RunningView
 from scheduler.service.job import Job
 from scheduler.service.model import Attempt
-from scheduler.service.ports import JobFeatures, Prediction, RuntimePredictor
+from scheduler.service.ports import Prediction, RuntimePredictor
 
 
 class _Remaining(NamedTuple):

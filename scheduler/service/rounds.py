@@ -12,7 +12,7 @@ from scheduler.service.submitting import stop_attempt
 
 CLAIM_MS = 60_000
 """How much longer than its victims have to go a job keeps its claim to their places."""
-RECLAIM, FAIR_SHARE, PRIORITY = "RECLAIM", "FAIR_SHARE", "PRIORITY"
+RECLAIM, FAIR_SHARE, PRIORITY, MOVE = "RECLAIM", "FAIR_SHARE", "PRIORITY", "MOVE"
 
 
 def run_round(state: State) -> int:
@@ -145,6 +145,8 @@ def _eviction_message(job: Job, wanted_by: Job, rule: str) -> str:
         return f"Stopped for {who}, whose owner holds less than its fair share."
     if rule == PRIORITY:
         return f"Stopped for {who} of a higher priority class."
+    if rule == MOVE:
+        return f"Moved to make room for {who}: there is room for this job elsewhere."
     return f"Stopped for {who}, which is expected to be much shorter."
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from scheduler.service.ports import JobFeatures
+from scheduler.planning.runtimes import JobFeatures
 from scheduler.simulation.progress import Progress
 
 

@@ -131,8 +131,8 @@ class _Region:
 class Simulation:
     """Runs a scenario under a policy. Deterministic: the same input gives the same outcome.
 
-    ``predictor``: from what planning expects runtimes, None for what the live engine uses; ``known_runtimes``: planning knows them
-    all. ``round_every_ms``: how often planning is done while jobs wait though nothing happens, 0 for never: the live server plans
+    ``predictor`` says how long jobs will run (None: to their limits); with ``known_runtimes``, an oracle says it instead.
+    ``round_every_ms``: how often planning is done while jobs wait though nothing happens, 0 for never: the live server plans
     every few seconds then, which only matters where time alone changes who goes next. ``notice_milli``: the part of its grace,
     in thousandths, that a stopped attempt takes to save its work; it holds its allocation until then.
     """
@@ -141,8 +141,8 @@ class Simulation:
         self,
         scenario: Scenario,
         policy: Policy,
-        *,
         predictor: RuntimePredictor | None = None,
+        *,
         known_runtimes: bool = False,
         round_every_ms: int = 0,
         notice_milli: int = 0,
@@ -421,7 +421,7 @@ class Simulation:
 def _evicts_only_what_is_ripe(policy: Policy) -> bool:
     """Whether an attempt may be evicted from some time after its start on, so that planning is due then."""
     rules = policy.preemption
-    return rules.min_runtime_ms > 0 and (rules.fair_share or rules.priority or rules.shorter_milli > 0)
+    return rules.min_runtime_ms > 0 and (rules.fair_share or rules.priority or rules.shorter_milli > 0 or rules.move)
 
 
 def _spec(job: SimJob, name: str) -> JobSpec:

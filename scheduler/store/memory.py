@@ -21,11 +21,11 @@ from scheduler.domain.records import (
     RequestRecord,
 )
 from scheduler.domain.states import FINAL_STATE, RUNTIME_OUTCOMES, TERMINAL, AttemptOutcome, AttemptState
+from scheduler.planning.runtimes import JobFeatures
 from scheduler.service.ports import (
     Clock,
     CommitBatch,
     EventQuery,
-    JobFeatures,
     JobQuery,
     Leadership,
     LedgerQuery,

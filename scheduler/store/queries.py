@@ -9,9 +9,9 @@ from sqlalchemy import Connection, Select, Table, case, func, literal, select, t
 
 from scheduler.domain.records import AttemptRecord, EventRecord, JobRecord, LedgerRecord, PolicyRecord, RequestRecord
 from scheduler.domain.states import FINAL_STATE, RUNTIME_OUTCOMES
+from scheduler.planning.runtimes import JobFeatures
 from scheduler.service.ports import (
     EventQuery,
-    JobFeatures,
     JobQuery,
     LedgerQuery,
     RuntimeSample,

@@ -6,7 +6,8 @@ import random
 from typing import Any
 
 from scheduler.domain.states import AttemptOutcome, JobState
-from scheduler.service.ports import EventQuery, JobFeatures, JobQuery, LedgerQuery, RuntimeSample, Store
+from scheduler.planning.runtimes import JobFeatures
+from scheduler.service.ports import EventQuery, JobQuery, LedgerQuery, RuntimeSample, Store
 from tests.conformance.conftest import Writer
 from tests.support import rows
 

@@ -213,13 +213,15 @@ class Reference:
         chosen = comes[: shape.replicas]
         return max(self.now_ms, chosen[-1][0]), [node for _, _, node in chosen]
 
-    def reserve(self, key: GroupKey, job: PendingJob, sites: dict[SiteId, list[Node]]) -> SiteId | None:
+    def reserve(
+        self, key: GroupKey, job: PendingJob, sites: dict[SiteId, list[Node]], by_ms: int | None = None
+    ) -> SiteId | None:
         best: tuple[int, list[Node], SiteId] | None = None
         for site, nodes in sites.items():
             found = self.earliest(nodes, key.shape)
             if found is not None and (best is None or found[0] < best[0]):
                 best = (*found, site)
-        if best is None:
+        if best is None or (by_ms is not None and best[0] > by_ms):
             return None
         start_ms, chosen, site = best
         for node in {node.id: node for node in chosen}.values():
@@ -341,7 +343,8 @@ class Reference:
             return
         if self.tried < self.policy.backfill.reservations:
             self.tried += 1
-            self.reserve(key, self.waiting[key][0], self.may_stand(key))
+            by_ms = self.now_ms + self.policy.backfill.horizon_ms
+            self.reserve(key, self.waiting[key][0], self.may_stand(key), by_ms)
         if self.kept_until > self.now_ms:
             self.skip(key)
             for _ in range(self.policy.backfill.look):

@@ -92,7 +92,8 @@ def test_a_job_stops_one_that_has_twice_its_service_left(expected_ms, stops):
     world = full()
     victim = run(world, "a", shape(4000, 1024))
     world.add("a", shape(4000, 1024), expected_ms=expected_ms)
-    assert stopped(world, replace(NONE, shorter_milli=2000)) == ([(victim, "SHORTER")] if stops else [])
+    rules, order = replace(NONE, shorter_milli=2000), OrderPolicy((), shortness_milli=10_000)
+    assert stopped(world, rules, order=order) == ([(victim, "SHORTER")] if stops else [])
 
 
 @pytest.mark.parametrize(("held", "stops"), [(2, False), (3, True)])

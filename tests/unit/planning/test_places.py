@@ -9,7 +9,7 @@ from scheduler.domain.spec import PriorityClass
 from scheduler.planning.fit import SiteKey, move_ms, site_cost
 from scheduler.planning.plan import plan
 from scheduler.planning.policy import DataSet, OrderPolicy, Policy, PoolPolicy, ScorePolicy
-from scheduler.planning.rank import gpu_equivalents_milli, rank_of, service_ms
+from scheduler.planning.rank import gpu_equivalents_milli, rank_of, service_ms, weighed_size_milli
 from scheduler.planning.shares import Account, Scale
 from scheduler.planning.types import TenantView
 from tests.unit.planning.builders import World, node, shape
@@ -121,9 +121,16 @@ class TestRank:
     def test_short_jobs_go_before_long_ones_as_far_as_the_factor_says(self):
         order = OrderPolicy(shortness_milli=2000, class_head_start_ms=0, class_factor=4)
         gpus = Resources(1000, 1024, 2000)
-        assert service_ms(gpus, 30) == 60
-        ranks = [rank_of(order, 0, each, gpus, 30) for each in PriorityClass]
-        assert ranks == [480, 120, 30, 7]
+        assert service_ms(gpus, 3000) == 5409
+        ranks = [rank_of(order, 0, each, gpus, 3000) for each in PriorityClass]
+        assert ranks == [43_272, 10_818, 2704, 676]
+
+    @pytest.mark.parametrize(
+        ("gpu_milli", "expected"), [(250, 250), (1000, 1000), (2000, 1803), (3000, 2526), (4000, 3249), (8000, 5856)]
+    )
+    def test_size_counts_a_little_less_than_in_proportion(self, gpu_milli, expected):
+        assert weighed_size_milli(Resources(1, 1, gpu_milli)) == expected
+        assert abs(expected - 1000 * min(gpu_milli / 1000, (gpu_milli / 1000) ** 0.85)) < 25
 
     @pytest.mark.parametrize(
         ("total", "expected"),

@@ -370,7 +370,7 @@ def test_a_sensible_policy_has_no_warnings() -> None:
         ("data_sets: {d: {size: 1GiB, regions: [east], allowed_regions: [west]}}", "in no region in which"),
         ("speed: {H100: 3}", 'accelerator "H100"'),
         ("bandwidth: {east/north: 1GiB/s}", 'region "north" of "east/north"'),
-        ("preemption: {shorter: 1.5}", "in turn"),
+        ("preemption: {shorter: 1}", "in turn"),
         ("preemption: {per_round: 0}", "nothing is ever stopped"),
     ],
 )

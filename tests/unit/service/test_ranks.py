@@ -10,8 +10,8 @@ import pytest
 from scheduler.domain.agent import Checkpointed
 from scheduler.domain.states import AttemptOutcome
 from scheduler.planning.policy import OrderPolicy, Policy
+from scheduler.planning.runtimes import JobFeatures
 from scheduler.planning.types import PendingJob
-from scheduler.service.ports import JobFeatures
 from tests.unit.service.harness import T0_MS, Site, launches, make, spec
 
 O = AttemptOutcome  # noqa: E741

@@ -8,7 +8,7 @@ from scheduler.domain.agent import NodeReport
 from scheduler.domain.resources import Resources
 from scheduler.domain.spec import Shape
 from scheduler.planning.policy import PRESETS
-from scheduler.service.ports import JobFeatures
+from scheduler.planning.runtimes import JobFeatures
 from scheduler.simulation.oracle import Truth
 from scheduler.simulation.outcome import summarise
 from scheduler.simulation.workload import FleetChange, Scenario, SimJob
@@ -161,7 +161,9 @@ def test_an_oracle_knows_what_an_evicted_job_has_left():
         job(99_100, 2_500, limit_ms=200_000 * SECOND),
     ]
     scenario = Scenario(jobs, {"east": (gpus("n1", 1),)})
-    outcome = Simulation(scenario, PRESETS["suanli"], known_runtimes=True).run()
+    # What remains matters a thousand times more than when a job was submitted.
+    policy = replace(PRESETS["suanli"], order=replace(PRESETS["suanli"].order, shortness_milli=1_000_000))
+    outcome = Simulation(scenario, policy, known_runtimes=True).run()
     # 1,000 s are left of the long job: 2.5 times the second's, which therefore evicts it, and less than the third's.
     assert [each.start_ms // SECOND for each in outcome.jobs] == [0, 99_000, 100_400]
     assert outcome.jobs[0].end_ms == 100_400 * SECOND
