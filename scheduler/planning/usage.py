@@ -22,18 +22,27 @@ SCALE = 10**8
 institution's memory may be 80 PiB before 64 bits are full."""
 _BITS = 80
 _ONE = 1 << _BITS
-_FRACTION_BITS = 60
+_DIGIT_BITS, _DIGITS = 10, 6
+_FRACTION_BITS = _DIGIT_BITS * _DIGITS
+_DIGIT = (1 << _DIGIT_BITS) - 1
 
 
-def _roots() -> tuple[int, ...]:
-    """0.5^(1/2), 0.5^(1/4), ... in units of 2^-80."""
+def _powers() -> tuple[tuple[int, ...], ...]:
+    """For each digit of a fraction, highest first, and each value of it, 0.5^(what the digit stands for), in units of 2^-80."""
     roots = [isqrt(1 << (2 * _BITS - 1))]
     while len(roots) < _FRACTION_BITS:
         roots.append(isqrt(roots[-1] << _BITS))
-    return tuple(roots)
+    tables = []
+    for first in range(0, _FRACTION_BITS, _DIGIT_BITS):
+        powers = [_ONE]
+        # From the digit's lowest bit up: each next root doubles the table.
+        for root in reversed(roots[first : first + _DIGIT_BITS]):
+            powers += [power * root >> _BITS for power in powers]
+        tables.append(tuple(powers))
+    return tuple(tables)
 
 
-_ROOTS = _roots()
+_POWERS = _powers()
 
 
 class Average(NamedTuple):
@@ -59,9 +68,10 @@ def _left(elapsed_ms: int, half_life_ms: int) -> int:
     halvings, rest = divmod(elapsed_ms, half_life_ms)
     fraction = (rest << _FRACTION_BITS) // half_life_ms
     left = _ONE
-    for number, root in enumerate(_ROOTS, start=1):
-        if fraction >> (_FRACTION_BITS - number) & 1:
-            left = left * root >> _BITS
+    shift = _FRACTION_BITS
+    for powers in _POWERS:
+        shift -= _DIGIT_BITS
+        left = left * powers[fraction >> shift & _DIGIT] >> _BITS
     return left >> halvings
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from scheduler.domain.errors import FailedPrecondition, InvalidArgument, SuanliError
+from scheduler.planning.runtimes import RuntimeModel
 from scheduler.simulation import page, plots
 from scheduler.simulation.comparison import Result, report
 from scheduler.simulation.series import series
@@ -80,7 +81,8 @@ def compare(folder: Path, into: Path, policies: Sequence[str], changes: Changes,
     weights = {each.institution: each.weight for each in history.tenants if not each.project}
     results = []
     for number, (variant, (given, origins)) in enumerate(zip(chosen, scenarios, strict=True)):
-        simulation = Simulation(given, variant.policy)
+        # Each begins without a memory, and learns from the jobs that end, as the live server does.
+        simulation = Simulation(given, variant.policy, RuntimeModel())
         whole, began = len(given.jobs), time.monotonic()
         about = {"variant": number, "variants": len(chosen), "label": variant.label, "of": whole}
         _say(kind="progress", **about, done=0)

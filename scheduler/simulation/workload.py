@@ -16,8 +16,9 @@ DAY_MS = 86_400_000
 class SimJob:
     """A job, with what the scheduler does not know: ``runtime_ms``, the time it runs undisturbed.
 
-    A job whose runtime exceeds ``limit_ms`` is ended there, TIMED_OUT. When it is evicted, it has lost ``restart_cost_ms`` of its
-    progress when it runs again (all of it, where that is more than it had).
+    A job whose runtime exceeds ``limit_ms`` is ended there, TIMED_OUT. It saves its work every ``checkpoint_ms`` of an attempt;
+    with 0, when it is given notice and at no other time. When it runs again after an interruption, it has lost what was not saved
+    and ``restart_cost_ms`` more (all of it, where that is more than it had).
     """
 
     submit_ms: int
@@ -32,12 +33,13 @@ class SimJob:
     preemptible: bool = True
     grace_ms: int = 0
     restart_cost_ms: int = 0
+    checkpoint_ms: int = 0
     succeeds: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class FleetChange:
-    """From ``at_ms`` on, these are all nodes of the region."""
+    """From ``at_ms`` on, these are all nodes of the region. Attempts on nodes that are gone are lost."""
 
     at_ms: int
     region: str
