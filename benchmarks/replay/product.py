@@ -15,44 +15,33 @@ from scheduler.domain.agent import NodeReport
 from scheduler.domain.resources import GPU_UNIT, Resources
 from scheduler.domain.spec import Shape
 from scheduler.planning.policy import PRESETS, Guarantee, Policy
-from scheduler.planning.runtimes import JobFeatures, Predicted, RuntimeModel
+from scheduler.planning.runtimes import RuntimeModel
 from scheduler.simulation.workload import Scenario, SimJob, SimTenant
 from scheduler.simulation.world import Simulation
 
 POOL = "gpu"
 GUARANTEEING = ("fair", "suanli")
 NO_LIMIT_MS = 1 << 42
+PLAN_AGAIN_MS = 1_800_000
 ONE = "one"
 """The institution and the region of a trace that names none."""
 
 
-class Oracle:
-    """Knows how long each job runs, by its name."""
-
-    def __init__(self, runtime_ms: dict[str, int]) -> None:
-        self._runtime_ms = runtime_ms
-
-    def observe(self, features: JobFeatures, runtime_ms: int) -> None:
-        """There is nothing to learn."""
-
-    def predict(self, features: JobFeatures, limit_ms: int, elapsed_ms: int) -> Predicted:
-        """What is left of it."""
-        left = max(1, self._runtime_ms[features.name] - elapsed_ms)
-        return Predicted(left, left, left, 1)
-
-
 def replay(jobs: list[Job], cluster: Cluster, policy: str, *, learned: bool) -> list[Outcome]:
     """Replay; one outcome for each job, in their order. ``learned``: runtimes are predicted from the jobs that have ended."""
-    named = {id(job): f"{job.institution}/{job.job_id}" for job in jobs}
-    known = Oracle({named[id(job)]: _ms(job.service_s) for job in jobs})
     scenario = Scenario(
-        [_sim_job(job, cluster, job.name if learned else named[id(job)]) for job in jobs],
+        [_sim_job(job, cluster) for job in jobs],
         {region or ONE: _nodes(region or ONE, cluster) for region in cluster.regions},
         [SimTenant(name, home_region=region) for name, region in _homes(jobs)],
     )
     guaranteed = _guarantees(jobs, cluster) if policy in GUARANTEEING else ()
     chosen: Policy = replace(PRESETS[policy], guarantees=guaranteed)
-    played = Simulation(scenario, chosen, RuntimeModel() if learned else known, ageing=learned).run()
+    if learned:
+        # What is expected of a running job changes while it goes on.
+        simulation = Simulation(scenario, chosen, RuntimeModel(), round_every_ms=PLAN_AGAIN_MS)
+    else:
+        simulation = Simulation(scenario, chosen, known_runtimes=True)
+    played = simulation.run()
     return [
         Outcome(job, each.end_ms / 1000, each.held_ms / 1000, each.evictions)
         for job, each in zip(jobs, played.jobs, strict=True)
@@ -63,7 +52,7 @@ def _ms(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-def _sim_job(job: Job, cluster: Cluster, name: str) -> SimJob:
+def _sim_job(job: Job, cluster: Cluster) -> SimJob:
     whole_nodes = cluster.nodes_for(job.num_gpu)
     per_replica = cluster.gpus_per_node if whole_nodes else job.num_gpu
     return SimJob(
@@ -71,7 +60,7 @@ def _sim_job(job: Job, cluster: Cluster, name: str) -> SimJob:
         institution=job.institution or ONE,
         shape=Shape(Resources(0, 0, per_replica * GPU_UNIT), max(1, whole_nodes)),
         runtime_ms=max(1, _ms(job.service_s)),
-        name=name,
+        name=job.name or "job",
         limit_ms=NO_LIMIT_MS,
         restart_cost_ms=_ms(job.overhead_s),
     )
