@@ -146,6 +146,10 @@ def gauge_families(gauges: Gauges) -> Iterator[Metric]:
     yield GaugeMetricFamily(names.LEADER_EPOCH, "The leadership's epoch.", value=gauges.leader_epoch)
     yield GaugeMetricFamily(names.POLICY_VERSION, "The policy in force (0: none was put).", value=gauges.policy_version)
     yield GaugeMetricFamily(names.EVENT_LAST_SEQUENCE, "The newest event.", value=gauges.event_sequence)
+    error = "Median of |log2(runtime / predicted)| of the last 1,000 jobs that ended."
+    yield GaugeMetricFamily(names.PREDICTION_ERROR, error, value=gauges.predictions.median_error_milli / 1000)
+    coverage = "Part of the last 1,000 jobs that ended within their predicted p90."
+    yield GaugeMetricFamily(names.PREDICTION_COVERAGE, coverage, value=gauges.predictions.within_p90_milli / 1000)
     jobs = GaugeMetricFamily(names.JOBS, "Jobs by state that have not ended.", labels=("institution", "state"))
     for (institution, state), count in gauges.jobs.items():
         jobs.add_metric((institution, JobState(state).name), count)

@@ -9,6 +9,8 @@ LEDGER_LAST_SEQUENCE = "suanli_ledger_last_sequence"
 EVENT_LAST_SEQUENCE = "suanli_event_last_sequence"
 LEADER_EPOCH = "suanli_leader_epoch"
 POLICY_VERSION = "suanli_policy_version"
+PREDICTION_ERROR = "suanli_runtime_prediction_error_octaves"
+PREDICTION_COVERAGE = "suanli_runtime_prediction_p90_coverage"
 
 JOBS = "suanli_jobs"
 REGION_UP = "suanli_region_up"

@@ -105,7 +105,7 @@ class RuntimeModel:
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[str, ...], _Histogram] = OrderedDict()
-        self._mixed: OrderedDict[tuple[str, ...], tuple[int, list[float], list[float], int]] = OrderedDict()
+        self._mixed: dict[tuple[str, ...], tuple[int, list[float], list[float], int]] = {}
         self._version = 0
         self._errors: list[tuple[int, bool]] = []
 
@@ -177,10 +177,10 @@ class RuntimeModel:
             old, new = STRENGTH / total, 1 / total
             parts = [part * old + count * new for part, count in zip(parts, histogram.counts, strict=True)]
             sums = [each * old + more * new for each, more in zip(sums, histogram.sums, strict=True)]
-        self._mixed[keys[-1]] = (self._version, parts, sums, samples)
-        self._mixed.move_to_end(keys[-1])
+        # Forecasts ask from another thread: nothing here takes more than one step on anything that is shared.
         if len(self._mixed) > MAX_KEYS // 10:
-            self._mixed.popitem(last=False)
+            self._mixed = {}
+        self._mixed[keys[-1]] = (self._version, parts, sums, samples)
         return parts, sums, samples
 
 

@@ -180,6 +180,7 @@ class Administration:
             ledger_sequence=state.counters.ledger_seq,
             event_sequence=state.counters.event_seq,
             policy_version=state.policy_record.version if state.policy_record else 0,
+            predictions=state.predictor.accuracy(),
         )
 
     def _quotas(self, institution: str) -> list[QuotaStatus]:

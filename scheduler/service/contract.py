@@ -30,6 +30,7 @@ from scheduler.domain.resources import Resources
 from scheduler.domain.spec import JobSpec
 from scheduler.planning.explanation import Explanation
 from scheduler.planning.policy_text import PolicyText
+from scheduler.planning.runtimes import Accuracy
 from scheduler.planning.types import GroupKey, NodeView, PendingJob, PoolKey
 from scheduler.service.ports import EventQuery, JobQuery, LedgerQuery, UsageSum
 
@@ -148,6 +149,7 @@ class Gauges(NamedTuple):
     ledger_sequence: int
     event_sequence: int
     policy_version: int = 0
+    predictions: Accuracy = Accuracy(0, 0, 0)
 
 
 class AgentSession(Protocol):

@@ -27,7 +27,7 @@ from scheduler.domain.records import (
     UserRecord,
 )
 from scheduler.domain.spec import Dependency, JobSpec
-from scheduler.planning.runtimes import JobFeatures
+from scheduler.planning.runtimes import Accuracy, JobFeatures
 
 
 class RuntimeSample(NamedTuple):
@@ -45,6 +45,11 @@ class Prediction(Protocol):
         """The expected time until it ends by itself or at its limit; at least 1."""
         ...
 
+    @property
+    def p90_ms(self) -> int:
+        """The time that nine of ten such jobs do not exceed; at least 1."""
+        ...
+
 
 class RuntimePredictor(Protocol):
     """Learns from the jobs that have ended how long others will run. Deterministic; calls are cheap."""
@@ -55,6 +60,10 @@ class RuntimePredictor(Protocol):
 
     def predict(self, features: JobFeatures, limit_ms: int, elapsed_ms: int) -> Prediction:
         """How long a job goes on that has run for ``elapsed_ms`` and is ended at ``limit_ms``."""
+        ...
+
+    def accuracy(self) -> Accuracy:
+        """How good its predictions were lately."""
         ...
 
 
