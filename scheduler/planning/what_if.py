@@ -57,10 +57,9 @@ def changed(key: GroupKey, job: PendingJob, change: Change, policy: Policy) -> t
     line = key._replace(shape=wanted, priority=priority, preemptible=_or(change.preemptible, key.preemptible))
     limit_ms = _or(change.max_runtime_ms, job.limit_ms)
     expected_ms = min(job.expected_ms, limit_ms)
-    rank = rank_of(policy.order, job.submit_ms, priority, wanted.total, expected_ms)
-    if (priority, wanted.total, expected_ms) == (key.priority, shape.total, job.expected_ms):
-        rank = job.rank
-    return line, job._replace(rank=rank, limit_ms=limit_ms, expected_ms=expected_ms)
+    before = rank_of(policy.order, job.submit_ms, key.priority, shape.total, job.expected_ms)
+    after = rank_of(policy.order, job.submit_ms, priority, wanted.total, expected_ms)
+    return line, job._replace(rank=job.rank + after - before, limit_ms=limit_ms, expected_ms=expected_ms)
 
 
 def _or(value: T | None, otherwise: T) -> T:

@@ -8,7 +8,7 @@ from scheduler.domain.agent import NodeReport
 from scheduler.domain.resources import Resources
 from scheduler.domain.spec import Shape
 from scheduler.planning.policy import PRESETS
-from scheduler.planning.runtimes import JobFeatures
+from scheduler.planning.runtimes import Accuracy, JobFeatures
 from scheduler.simulation.oracle import Truth
 from scheduler.simulation.outcome import summarise
 from scheduler.simulation.workload import FleetChange, Scenario, SimJob
@@ -208,7 +208,10 @@ class Listener:
         self.heard.append((features.name, runtime_ms))
 
     def predict(self, features: JobFeatures, limit_ms: int, elapsed_ms: int) -> Truth:
-        return Truth(max(1, limit_ms - elapsed_ms))
+        return Truth(max(1, limit_ms - elapsed_ms), max(1, limit_ms - elapsed_ms))
+
+    def accuracy(self) -> Accuracy:
+        return Accuracy(0, 0, 0)
 
 
 def test_the_engine_learns_how_long_a_job_ran_over_all_its_attempts():
