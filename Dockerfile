@@ -12,6 +12,8 @@ RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} 'torch==2.13.0'
 WORKDIR /src
 COPY . .
 RUN pip install "ray==${RAY_VERSION}" '.[algorithms,torch,postgres,s3,kubernetes,gpu]'
+# The machine code is kept beside the installed sources; from another folder, so that those are the ones imported.
+RUN cd / && python -m scheduler.planning.warming
 
 FROM python:${PYTHON}-slim
 RUN apt-get update \

@@ -23,10 +23,10 @@ from scheduler.domain.agent import Finished, Hello, NodeReport, StateReport
 from scheduler.domain.records import InstitutionRecord, ProjectRecord
 from scheduler.domain.resources import Resources
 from scheduler.domain.states import AttemptOutcome
-from scheduler.planning import kernels
 from scheduler.planning.plan import Planner
 from scheduler.planning.policy import PRESETS, Policy
 from scheduler.planning.types import Plan, Snapshot
+from scheduler.planning.warming import warm_up
 from scheduler.service import tenants
 from scheduler.service.ending import end_attempt
 from scheduler.service.engine import Engine
@@ -100,7 +100,7 @@ def end_some(engine: Engine, count: int, chance: random.Random) -> None:
 def measure(jobs: int, nodes: int, projects: int, rounds: int, ends: int, policy: Policy) -> dict[str, float]:
     """All figures."""
     chance = random.Random(1)
-    kernels.warm_up()
+    warm_up()
     engine, planner = build(nodes, projects, replace(policy, max_starts_per_round=1 << 40))
     state = engine.state
     specs = make_specs(SpecCodec(no_algorithms()), projects, chance)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -102,6 +103,9 @@ async def serve(config: Config) -> int:
                 await _first(leading, stopped, control_plane.failure)
                 if leading.done() and not stop.is_set():
                     leading.result()
+                    # What was rebuilt stays for long: the collector of cycles need not walk millions of jobs again and again.
+                    gc.collect()
+                    gc.freeze()
                     await _lead(config, control_plane, api, {"listen": addresses, "metrics_listen": metrics_address})
                     await _first(stopped, control_plane.failure)
             finally:

@@ -54,5 +54,7 @@ pip install --quiet ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} 'torch==2.13.0'
 echo "install: Suanli and its development tools (a few minutes the first time)"
 pip install --quiet --editable '.[dev,algorithms,torch,postgres,s3,kubernetes]'
 
+echo "install: compiling the planner's inner loops"
+.venv/bin/python -m scheduler.planning.warming
 touch .venv/.installed
 echo "install: done; the command is .venv/bin/suanli"

@@ -189,18 +189,3 @@ def first_opening(
                 best, where = slots[node, at, 0], node
                 break
     return best, where
-
-
-def warm_up() -> None:
-    """Compile everything now, so that no first round has to wait for it."""
-    free, gpus = np.zeros((1, 3), np.int64), np.zeros((1, 1), np.int64)
-    slots, counts = np.zeros((1, 2, 7), np.int64), np.zeros(1, np.int64)
-    rooms(free, gpus, 1, 1, 1)
-    add_release(slots, counts, 0, np.zeros(7, np.int64))
-    openings(free, gpus, np.ones(1, np.bool_), slots, counts, 1, 1, 1, 1)
-    first_opening(free, gpus, np.ones(1, np.bool_), slots, counts, 1, 1, 1)
-    drop_release(slots, counts, 0, 0)
-    picked = np.zeros(1, np.int64)
-    rule_out(free, gpus, picked, 1, 1, 1, np.zeros(1, np.int64), 0)
-    pick(gpus, 0, 1000, picked)
-    take(free, gpus, 0, 0, 0, 0, picked)

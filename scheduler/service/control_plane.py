@@ -24,6 +24,7 @@ from scheduler.domain.states import TERMINAL, JobState
 from scheduler.planning.explanation import Explanation
 from scheduler.planning.policy import Policy
 from scheduler.planning.runtimes import RuntimeModel
+from scheduler.planning.warming import warm_up
 from scheduler.service.administration import Administration
 from scheduler.service.committing import Committer
 from scheduler.service.contract import JobExplanation, Submission, Submitted, Usage
@@ -96,6 +97,8 @@ class ControlPlane(Administration):
     async def start(self) -> None:
         """Wait for the leadership, rebuild the memory, and begin."""
         await self._read(self._store.migrate)
+        # Not while it leads: the first time on a machine, compiling takes longer than a lease.
+        await self._read(warm_up)
         # The end of another process cannot be awaited, so it is asked for again and again.
         while (leadership := await self._read(self._acquire)) is None:  # noqa: ASYNC110
             await asyncio.sleep(LEADER_TTL_MS / 3000)
