@@ -19,7 +19,7 @@ from scheduler.planning.worth import HOST_BITS, MAX_HOSTED, RATE_BITS, SHARE_BIT
 
 Ints = npt.NDArray[np.int64]
 
-MAX_TYPES = 64
+MAX_TYPES = 32
 """How many kinds of job a mix has at most: the cost of scoring a node grows with it."""
 COVER_MILLI = 950
 """How much of the jobs, and of the GPUs asked for, the mix stands for when it has room, in thousandths."""
@@ -44,7 +44,7 @@ class NodeKind(NamedTuple):
 def typical(counts: Mapping[JobType, int]) -> list[tuple[JobType, int]]:
     """The types that stand for the workload, with their counts: those that are most of the jobs or of the demand for GPUs.
 
-    Types are taken in the order of the larger of those two parts, until they cover 95 % of both, and at most 64.
+    Types are taken in the order of the larger of those two parts, until they cover 95 % of both, and at most 32.
     """
     asked = [(kind, count) for kind, count in counts.items() if count > 0]
     jobs = sum(count for _, count in asked)

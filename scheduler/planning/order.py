@@ -215,6 +215,9 @@ class FairOrder:
                 below = self._walk(found)
                 walk.heap[0] = (place, name, below)
                 trail.append(below)
+            elif not self._worth(found):
+                # It was when the branch was reached.
+                heappop(walk.heap)
             else:
                 line = self._line_of(found)
                 walk.heap[0] = (place, name, line)

@@ -21,7 +21,7 @@ from scheduler.planning.shares import Accounts, FairParts, allowed
 from scheduler.planning.sites import Site
 from scheduler.planning.types import Eviction, GroupKey, PendingJob, Plan, Reservation, Snapshot, Start
 
-MAX_LOOKS = 1_000
+MAX_LOOKS = 300
 """For so many blocked lines in a round, and jobs behind their first, it is seen whether anything can be done while they wait."""
 FEW_LINES = 2_000
 """So many lines for whose jobs there may be room are put in order by themselves, rather than found among all others."""
