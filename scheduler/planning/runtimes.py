@@ -16,6 +16,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import OrderedDict
 from dataclasses import dataclass
+from math import log2
 from typing import NamedTuple
 
 STEPS_PER_OCTAVE = 4
@@ -133,12 +134,12 @@ class RuntimeModel:
             # It has outlived all that was ever seen: as long again is as good a guess as any.
             again = min(most, max(1, elapsed_ms))
             return Predicted(again, again, most, samples)
-        whole = sum(part for part, _ in left)
-        mean = sum(part * min(rest, most) for part, rest in left) / whole
+        whole = sum(part for part, _, _ in left)
+        mean = sum(part * min(rest, most) for part, rest, _ in left) / whole
         return Predicted(
             min(most, max(1, round(mean))),
-            _quantile(left, whole * 0.5, most),
-            _quantile(left, whole * 0.9, most),
+            min(most, max(1, round(_bucket_at(left, whole * 0.5)[1]))),
+            min(most, max(1, round(_bucket_at(left, whole * 0.9)[2]))),
             samples,
         )
 
@@ -154,10 +155,8 @@ class RuntimeModel:
         if not self._kept:
             return
         told = self.predict(features, 1 << 50, 0)
-        ratio_milli = max(runtime_ms, told.p50_ms) * 1000 // min(runtime_ms, told.p50_ms)
-        octaves = (ratio_milli // 1000).bit_length() - 1
-        rest = ratio_milli / (1000 << octaves) - 1
-        self._errors.append((octaves * 1000 + round(rest * 1000), runtime_ms <= told.p90_ms))
+        error_milli = round(abs(log2(runtime_ms / told.p50_ms)) * 1000)
+        self._errors.append((error_milli, runtime_ms <= told.p90_ms))
         del self._errors[:-1000]
 
     def _mixture(self, features: JobFeatures) -> tuple[list[float], list[float], int]:
@@ -196,10 +195,10 @@ def _keys(features: JobFeatures) -> tuple[tuple[str, ...], ...]:
     )
 
 
-def _beyond(parts: list[float], sums: list[float], elapsed_ms: int) -> list[tuple[float, float]]:
-    """What is left of the runtimes that exceed ``elapsed_ms``: (part, time left), ascending."""
+def _beyond(parts: list[float], sums: list[float], elapsed_ms: int) -> list[tuple[float, float, float]]:
+    """What is left of the runtimes that exceed ``elapsed_ms``, ascending: (part, time left on average, time left at most)."""
     first = bucket_of(elapsed_ms) if elapsed_ms >= FIRST_MS else 0
-    left: list[tuple[float, float]] = []
+    left: list[tuple[float, float, float]] = []
     for bucket in range(first, BUCKETS):
         part = parts[bucket]
         if part < 1e-9:
@@ -211,14 +210,16 @@ def _beyond(parts: list[float], sums: list[float], elapsed_ms: int) -> list[tupl
             part *= max(0.0, (high - elapsed_ms) / (high - low))
             runtime = (elapsed_ms + high) / 2
         if part >= 1e-9 and runtime > elapsed_ms:
-            left.append((part, runtime - elapsed_ms))
+            # The last bucket has no upper edge, and a mean in floating point may lie a little beyond it.
+            left.append((part, runtime - elapsed_ms, max(runtime, EDGES_MS[bucket + 1]) - elapsed_ms))
     return left
 
 
-def _quantile(left: list[tuple[float, float]], part: float, most: int) -> int:
+def _bucket_at(left: list[tuple[float, float, float]], part: float) -> tuple[float, float, float]:
+    """The first that brings the sum of the parts to this."""
     total = 0.0
-    for each, rest in left:
-        total += each
+    for each in left:
+        total += each[0]
         if total >= part:
-            return min(most, max(1, round(rest)))
-    return most
+            return each
+    return left[-1]
