@@ -61,6 +61,8 @@ format: $(STAMP) ## Format Python and proto sources
 bench: $(STAMP) ## Run the benchmarks; each prints JSON on its last line
 	$(PYTHON_RUN) -m benchmarks.frontdoor
 	$(PYTHON_RUN) -m benchmarks.throughput
+	$(PYTHON_RUN) -m benchmarks.planner
+	$(PYTHON_RUN) -m benchmarks.forecast
 
 soak: $(STAMP) ## Run the simulation on many seeds (SEEDS=5000) and the long tests
 	SUANLI_SIM_SEEDS=$(SEEDS) $(PYTHON_RUN) -m pytest -q --timeout=0 -n $(JOBS) tests/simulation $(ARGS)
