@@ -168,10 +168,10 @@ def openings(
 
 @compiled
 def first_opening(
-    free: Any, gpus: Any, open_nodes: Any, slots: Any, counts: Any, cpu: int, memory: int, gpu: int
+    free: Any, gpus: Any, open_nodes: Any, slots: Any, counts: Any, cpu: int, memory: int, gpu: int, before: int
 ) -> Any:
-    """When and where a single replica fits first: (time, node); the node is -1 when it never does."""
-    best, where = NEVER, -1
+    """When and where a single replica fits first: (time, node); the node is -1 when it does not before ``before``."""
+    best, where = before, -1
     now_gpus = np.empty(gpus.shape[1], dtype=np.int64)
     now_free = np.empty(3, dtype=np.int64)
     for node in range(free.shape[0]):

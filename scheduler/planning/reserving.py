@@ -37,13 +37,14 @@ def earliest(sites: Iterable[Site], shape: Shape, now_ms: int) -> Opening | None
     """
     best: Opening | None = None
     for site in sites:
-        found = _earliest_on(site, shape, now_ms)
+        found = _earliest_on(site, shape, now_ms, best.start_ms if best is not None else kernels.NEVER)
         if found is not None and (best is None or found.start_ms < best.start_ms):
             best = found
     return best
 
 
-def _earliest_on(site: Site, shape: Shape, now_ms: int) -> Opening | None:
+def _earliest_on(site: Site, shape: Shape, now_ms: int, before_ms: int) -> Opening | None:
+    """The earliest on one site; for a single replica only if it is before ``before_ms``."""
     open_nodes = site.in_service.copy()
     if site.kept:
         open_nodes[list(site.kept)] = False
@@ -54,7 +55,7 @@ def _earliest_on(site: Site, shape: Shape, now_ms: int) -> Opening | None:
         return None
     if shape.replicas == 1:
         start_ms, number = kernels.first_opening(
-            site.free, site.gpus, open_nodes, site.slots, site.counts, *shape.request
+            site.free, site.gpus, open_nodes, site.slots, site.counts, *shape.request, before_ms
         )
         return None if number < 0 else Opening(site, (int(number),), max(now_ms, int(start_ms)))
     found: Ints = kernels.openings(

@@ -304,7 +304,8 @@ class Ranking:
         if not kernels.rule_out(site.free, site.gpus, numbers, *self.request, self.scores, NO_FIT):
             return False
         self._seen = site.changes
-        self._choose()
+        if self._best >= 0:
+            self._choose()
         return True
 
     def _choose(self) -> None:
