@@ -12,7 +12,7 @@ import pytest
 from suanli.local import processes
 from suanli.local.launcher import Launcher
 from suanli.local.state import Process, RegionSettings, RunningRegion, StateDir, Up
-from tests.e2e.tools import leftovers, suanli
+from tests.e2e.tools import leftovers, suanli, wait_for
 
 
 def _record(state: StateDir, process: Process, boot_id: str) -> None:
@@ -53,6 +53,8 @@ def test_a_process_without_a_record_is_found_by_its_mark(tmp_path: Path) -> None
     state.path.mkdir()
     environment = {**os.environ, processes.MARKER: str(state.path)}
     process = processes.spawn("stray", ["sleep", "60"], environment, tmp_path, tmp_path / "log")
+    # It carries the mark once it is the command, and is a copy of this process until then.
+    wait_for(lambda: processes.MARKER.encode() in Path(f"/proc/{process.pid}/environ").read_bytes())
     assert Launcher(state, lambda name, doing: None).down() == 1
     assert not processes.is_alive(process)
 

@@ -200,6 +200,7 @@ async def test_ranks_of_a_gang_end_each_by_itself(run: Run) -> None:
     await run.executor.launch(gang)
     assert (await run.exited(rank=2)).exit_code == 2
     assert (await run.exited(rank=1)).exit_code == 1
+    await run.until(lambda event: isinstance(event, Started) and event.rank == 0)
     states = {info.rank: info.state for info in await run.executor.attempts()}
     assert states == {0: AttemptState.RUNNING, 1: AttemptState.ENDED, 2: AttemptState.ENDED}
     await run.executor.stop("job", 1, 0)
