@@ -49,13 +49,18 @@ class Tenants:
         return self.dominant(mixed) // self.weight(path)
 
     def charge(self, key: GroupKey, pool: PoolKey) -> None:
-        total = key.shape.total
+        self._count(key, pool, key.shape.total)
+
+    def release(self, key: GroupKey, pool: PoolKey) -> None:
+        self._count(key, pool, ZERO.minus(key.shape.total))
+
+    def _count(self, key: GroupKey, pool: PoolKey, change: Resources) -> None:
         for depth in (1, 2, 3):
             path = key.path(depth)
-            self.held[path] = self.held.get(path, ZERO).plus(total)
+            self.held[path] = self.held.get(path, ZERO).plus(change)
         use = self.use.get((key.institution, pool), PoolUse(ZERO, ZERO))
         self.use[key.institution, pool] = PoolUse(
-            use.held.plus(total), use.firm if key.preemptible else use.firm.plus(total)
+            use.held.plus(change), use.firm if key.preemptible else use.firm.plus(change)
         )
 
     def within_quota(self, key: GroupKey) -> bool:
