@@ -64,8 +64,9 @@ bench: $(STAMP) ## Run the benchmarks; each prints JSON on its last line
 	$(PYTHON_RUN) -m benchmarks.planner
 	$(PYTHON_RUN) -m benchmarks.forecast
 
-soak: $(STAMP) ## Run the simulation on many seeds (SEEDS=5000) and the long tests
+soak: $(STAMP) ## Run the simulation on many seeds (SEEDS=5000), property tests on new examples, and the long tests
 	SUANLI_SIM_SEEDS=$(SEEDS) $(PYTHON_RUN) -m pytest -q --timeout=0 -n $(JOBS) tests/simulation $(ARGS)
+	SUANLI_HYPOTHESIS=soak $(PYTHON_RUN) -m pytest -q --timeout=0 -n $(JOBS) tests/property $(ARGS)
 ifneq ($(SOAK_TESTS),)
 	$(PYTHON_RUN) -m pytest -q --timeout=0 $(SOAK_TESTS) $(ARGS)
 endif
