@@ -47,8 +47,7 @@ class Guarantees:
         for guarantee in policy.guarantees:
             region, _, pool = guarantee.pool.partition("/")
             self._by_pool.setdefault(PoolKey(region, pool), {})[guarantee.institution] = guarantee
-        self._use: dict[tuple[str, PoolKey], PoolUse] = {}
-        self._snapshot_use: dict[PoolKey, dict[str, PoolUse]] = {}
+        self._use: dict[PoolKey, dict[str, PoolUse]] = {}
         self._capacity: dict[PoolKey, Resources] = {}
         self._scale = Scale(ZERO)
 
@@ -60,11 +59,11 @@ class Guarantees:
         self._capacity = capacity
         if total != self._scale.capacity:
             self._scale = Scale(total)
-        self._snapshot_use = {}
+        self._use = {}
         if self:
             for (institution, pool), use in snapshot.pool_use.items():
                 if pool in self._by_pool:
-                    self._snapshot_use.setdefault(pool, {})[institution] = use
+                    self._use.setdefault(pool, {})[institution] = use
 
     def of(self, institution: str, pool: PoolKey) -> Guarantee | None:
         """The institution's guarantee in the pool."""
@@ -72,12 +71,12 @@ class Guarantees:
 
     def holds(self, institution: str, pool: PoolKey) -> Resources:
         """What it holds there now."""
-        return self._snapshot_use.get(pool, {}).get(institution, _NOTHING).held
+        return self._use.get(pool, {}).get(institution, _NOTHING).held
 
     def add(self, institution: str, pool: PoolKey, amount: Resources, preemptible: bool) -> None:
         """Count a start (or, with negative amounts, an eviction)."""
         if pool in self._by_pool:
-            uses = self._snapshot_use.setdefault(pool, {})
+            uses = self._use.setdefault(pool, {})
             use = uses.get(institution, _NOTHING)
             firm = use.firm if preemptible else use.firm.plus(amount)
             uses[institution] = PoolUse(use.held.plus(amount), firm)
@@ -87,7 +86,7 @@ class Guarantees:
         guarantees = self._by_pool.get(pool)
         if guarantees is None:
             return Standing.OWN
-        uses = self._snapshot_use.get(pool, {})
+        uses = self._use.get(pool, {})
         worst = Standing.OWN
         for resource, asked in enumerate(request):
             if asked:
@@ -136,7 +135,7 @@ class Guarantees:
             return 0
         borrowed = ZERO
         for pool, guarantees in self._by_pool.items():
-            held = self._snapshot_use.get(pool, {}).get(institution)
+            held = self._use.get(pool, {}).get(institution)
             if held is None:
                 continue
             own = guarantees.get(institution)

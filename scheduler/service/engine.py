@@ -97,7 +97,7 @@ class Engine:
                 state.set_state(job, JobState.QUEUED)
         agents.check_silence(state)
         state.holdings.refresh(now)
-        state.drop_old_claims()
+        state.claims.drop_old(state.now())
         if state.queue.size_total and now - state.last_round_ms >= state.settings.max_round_gap_ms:
             state.round_needed = True
 

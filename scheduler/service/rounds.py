@@ -58,7 +58,7 @@ def _apply(state: State, start: Start) -> bool:
         replicas=start.replicas,
         grant_ms=state.now(),
     )
-    state.drop_claim(place.job_no)
+    state.claims.drop(place.job_no)
     state.grant(attempt)
     state.set_state(job, JobState.STARTING)
     send_launch(state, attempt)
@@ -129,7 +129,7 @@ def evict(state: State, eviction: Eviction) -> None:
     job.reason, job.message = "PREEMPTING", _eviction_message(job, wanted_by, eviction.rule)
     state.emit(job, "PREEMPTING")
     stop_attempt(state, job, AttemptOutcome.PREEMPTED, job.message, eviction.grace_ms, eviction.for_job_no)
-    state.claim(wanted_by, state.now() + eviction.grace_ms + CLAIM_MS)
+    state.claims.add(wanted_by, state.now() + eviction.grace_ms + CLAIM_MS)
     if eviction.rule != RECLAIM:
         state.evictions.add(institution, state.now())
     state.observer.evicted(institution, eviction.rule)

@@ -25,12 +25,13 @@ from scheduler.domain.records import (
     UserRecord,
 )
 from scheduler.domain.spec import Shape
-from scheduler.domain.states import ACTIVE, TERMINAL, JobState, check_transition
+from scheduler.domain.states import TERMINAL, JobState, check_transition
 from scheduler.metering.segments import segments
 from scheduler.planning.plan import Planner
 from scheduler.planning.policy import Policy
 from scheduler.planning.rank import rank_of
-from scheduler.planning.types import Changes, GroupKey, NodeView, PoolKey, RunningView, Snapshot
+from scheduler.planning.types import Changes, NodeView, PoolKey, RunningView, Snapshot
+from scheduler.service.claims import Claims
 from scheduler.service.evictions import EvictionCount
 from scheduler.service.holdings import Holdings
 from scheduler.service.job import Job
@@ -159,9 +160,7 @@ class State:
         self._runtimes = RunningRuntimes(self.predictor, self.attempts)
         self.planner = Planner()
         self.workload = WorkloadSeen()
-        self.claims: dict[int, GroupKey] = {}
-        """The waiting jobs for which others were stopped, by number, with their lines."""
-        self._claims_end: dict[int, int] = {}
+        self.claims = Claims()
         self._everything_changed = True
         self._changed_nodes: set[tuple[str, str]] = set()
         self._changed_running: set[int] = set()
@@ -268,7 +267,7 @@ class State:
         check_transition(job.state, state)
         if job.state is JobState.QUEUED and not (job.array_size and state is JobState.RUNNING):
             self.queue.remove(job)
-            self.drop_claim(job.job_no)
+            self.claims.drop(job.job_no)
         self._count_state(job, -1)
         job.state = state
         self._count_state(job, 1)
@@ -430,22 +429,6 @@ class State:
         self.running[attempt.launch_seq] = attempt.view
         self._changed_running.add(attempt.launch_seq)
 
-    def claim(self, job: Job, until_ms: int) -> None:
-        """Keep what is freed for a waiting job by stopping others for it, at most until then."""
-        self.claims[job.job_no] = job.group
-        self._claims_end[job.job_no] = max(until_ms, self._claims_end.get(job.job_no, 0))
-
-    def drop_claim(self, job_no: int) -> None:
-        """The job has started, or waits no more."""
-        if self.claims.pop(job_no, None) is not None:
-            del self._claims_end[job_no]
-
-    def drop_old_claims(self) -> None:
-        """Those whose time has passed: what they waited for did not come."""
-        now = self.now()
-        for job_no in [job_no for job_no, end_ms in self._claims_end.items() if end_ms <= now]:
-            self.drop_claim(job_no)
-
     def take_changes(self) -> Changes | None:
         """What has changed since the last call; None when everything may have."""
         everything, self._everything_changed = self._everything_changed, False
@@ -470,7 +453,7 @@ class State:
             running=self.running,
             pool_use=self.holdings.pool_use,
             evictions=self.evictions.at(self.now()),
-            claims=self.claims,
+            claims=self.claims.lines,
             mix=self.workload.mix,
             runtimes=self._runtimes,
             changes=changes,
@@ -479,10 +462,6 @@ class State:
     def add_timer(self, job: Job) -> None:
         """Wake the job when its back-off ends."""
         heapq.heappush(self.timers, (job.eligible_ms, job.job_no, job.failures))
-
-    def is_active(self, job: Job) -> bool:
-        """Whether the job holds an allocation."""
-        return job.state in ACTIVE and job.live is not None
 
 
 def ledger_record(attempt: Attempt, sequence: int, segment: int, start_ms: int, end_ms: int) -> LedgerRecord:
