@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from scheduler.domain.records import LedgerRecord
@@ -41,39 +41,9 @@ class JobOutcome:
         return self.end_ms >= 0
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """The usual figures of some jobs that ended, in milliseconds; -1 where there is no such job."""
-
-    jobs: int
-    average_completion_ms: int
-    median_completion_ms: int
-    p99_completion_ms: int
-    average_wait_ms: int
-    p99_wait_ms: int
-    evictions: int
-
-
 def percentile(ordered: Sequence[int], thousandths: int) -> int:
     """The value at index int(n x part) of an ascending sequence; -1 when it is empty."""
     return ordered[min(len(ordered) - 1, len(ordered) * thousandths // 1000)] if ordered else -1
-
-
-def summarise(outcomes: Iterable[JobOutcome]) -> Summary:
-    """Sum some outcomes up."""
-    ended = [each for each in outcomes if each.ended]
-    completion = sorted(each.completion_ms for each in ended)
-    waits = sorted(each.wait_ms for each in ended)
-    count = len(ended)
-    return Summary(
-        count,
-        sum(completion) // count if count else -1,
-        percentile(completion, 500),
-        percentile(completion, 990),
-        sum(waits) // count if count else -1,
-        percentile(waits, 990),
-        sum(each.evictions for each in ended),
-    )
 
 
 @dataclass(slots=True)
@@ -87,18 +57,6 @@ class Outcome:
     rounds: int = 0
     events: int = 0
     end_ms: int = 0
-
-    @property
-    def begin_ms(self) -> int:
-        """The first submission."""
-        return min((each.job.submit_ms for each in self.jobs), default=0)
-
-    def by_institution(self) -> Mapping[str, list[JobOutcome]]:
-        """The outcomes of each institution, by name."""
-        found: dict[str, list[JobOutcome]] = {}
-        for each in self.jobs:
-            found.setdefault(each.job.institution, []).append(each)
-        return dict(sorted(found.items()))
 
     def capacity_ms(self, amount: Callable[[Resources], int], until_ms: int, pool: str = "") -> int:
         """Capacity times milliseconds from time 0, or the first change, to ``until_ms``, of one pool or of all."""
