@@ -61,7 +61,8 @@ class AttemptRecord(NamedTuple):
     rank, of [node id, [gpu indexes]]. ``cpu_milli``, ``memory_mib``, ``gpu_milli`` are those of the whole gang. ``end_ms`` is
     when the allocation was released. ``stop_outcome`` is the outcome asked for when a stop was ordered, else 0. ``logs`` is
     the manifest of the logs of all ranks, empty until the end and when there is none. ``saved_ms`` is when its newest checkpoint was
-    kept, 0 without one.
+    kept, 0 without one. ``cpu_used_ms`` and the three like it are what its processes used so far. Up to ``metered_ms``, in
+    ``metered_segments`` segments, its allocation is in the ledger (0: none of it is).
     """
 
     job_no: int
@@ -92,6 +93,10 @@ class AttemptRecord(NamedTuple):
     stop_outcome: int
     logs: str
     saved_ms: int
+    gpu_used_milli_ms: int
+    gpu_peak_memory_mib: int
+    metered_ms: int
+    metered_segments: int
 
 
 class EventRecord(NamedTuple):
@@ -114,7 +119,17 @@ class EventRecord(NamedTuple):
 
 
 class LedgerRecord(NamedTuple):
-    """One segment of an allocation: these amounts were held in [start_ms, end_ms). Append-only."""
+    """One segment of an allocation: these amounts were held in [start_ms, end_ms). Append-only.
+
+    ``kind`` is an ``EntryKind``; a reversal and a credit have negative amounts, what was used included. ``revision`` is 0 for what was
+    metered and counts the corrections of the segment; ``reference`` is the record that this one corrects, 0 for none.
+
+    ``price_list`` is the version in force (0: none), ``rate`` the number of the rate in it that applies (-1: none), ``discount_bp``
+    hundredths of a per cent off. ``period`` is the accounting month it was posted to, at ``posted_ms``. ``cpu_used_ms`` and
+    ``gpu_used_milli_ms`` are what was used in the segment; the peaks are those of the attempt up to its end.
+
+    ``hash`` is the SHA-256 over the hash of the record before and all other fields (``scheduler.metering.chain``).
+    """
 
     sequence: int
     institution: str
@@ -132,6 +147,104 @@ class LedgerRecord(NamedTuple):
     memory_mib: int
     gpu_milli: int
     outcome: int
+    kind: int
+    revision: int
+    priority: int
+    preemptible: int
+    purpose: str
+    price_list: int
+    rate: int
+    discount_bp: int
+    period: str
+    posted_ms: int
+    cpu_used_ms: int
+    peak_memory_mib: int
+    gpu_used_milli_ms: int
+    gpu_peak_memory_mib: int
+    reference: int
+    reason: str
+    author: str
+    hash: bytes
+
+
+class MonthRecord(NamedTuple):
+    """An accounting month that is closed: nothing is posted to it any more.
+
+    ``ledger_sequence`` and ``head_hash`` are the newest record's when it was closed, ``digest`` the SHA-256 of the month's sums,
+    ``records`` how many were posted to it. Append-only.
+    """
+
+    month: str
+    close_ms: int
+    author: str
+    ledger_sequence: int
+    head_hash: bytes
+    digest: bytes
+    records: int
+
+
+class PriceListRecord(NamedTuple):
+    """A version of the price list. Append-only.
+
+    ``document`` is the YAML text as it was given, ``effective`` all that it meant when it was put, as JSON
+    (``scheduler.metering.price_text``); both are empty where lists are listed. ``to_ms`` is 0 for one without end.
+    """
+
+    version: int
+    document: str
+    effective: str
+    name: str
+    currency: str
+    from_ms: int
+    to_ms: int
+    comment: str
+    author: str
+    create_ms: int
+
+
+class BudgetRecord(NamedTuple):
+    """What an institution's jobs may cost in [from_ms, to_ms). ``projects`` (those that share it; none: all) and ``thresholds`` are JSON.
+
+    ``unit`` is a ``BudgetUnit`` and ``amount`` so many of it; ``hard`` and ``closed`` are 0 or 1.
+    """
+
+    budget: str
+    institution: str
+    projects: str
+    unit: int
+    amount: int
+    from_ms: int
+    to_ms: int
+    hard: int
+    thresholds: str
+    title: str
+    author: str
+    create_ms: int
+    closed: int
+
+
+class BudgetSpendingRecord(NamedTuple):
+    """What of a budget the ledger says is spent, as a decimal number of its unit's exact parts (``scheduler.metering.budgets``).
+
+    ``threshold`` is the highest one of which notice was given.
+    """
+
+    budget: str
+    spent: str
+    threshold: int
+
+
+class BudgetNoticeRecord(NamedTuple):
+    """A budget has passed a threshold. Append-only."""
+
+    number: int
+    budget: str
+    institution: str
+    threshold: int
+    time_ms: int
+    spent: int
+    amount: int
+    unit: int
 
 
 class RequestRecord(NamedTuple):

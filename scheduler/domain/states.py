@@ -38,6 +38,15 @@ class AttemptOutcome(IntEnum):
     ENVIRONMENT_FAILED = 9
 
 
+class EntryKind(IntEnum):
+    """What a ledger record is; the values are those of ``suanli.v1.LedgerKind``."""
+
+    USAGE = 1
+    REVERSAL = 2
+    CORRECTION = 3
+    CREDIT = 4
+
+
 class AttemptState(IntEnum):
     """Where an attempt stands: granted, with all processes started, or ended (its allocation released)."""
 

@@ -12,14 +12,19 @@ from typing import NamedTuple, Protocol
 from scheduler.domain.records import (
     ApiKeyRecord,
     AttemptRecord,
+    BudgetNoticeRecord,
+    BudgetRecord,
+    BudgetSpendingRecord,
     EnrolmentRecord,
     EventRecord,
     FairUsageRecord,
     InstitutionRecord,
     JobRecord,
     LedgerRecord,
+    MonthRecord,
     NodeRecord,
     PolicyRecord,
+    PriceListRecord,
     ProjectRecord,
     QuotaRecord,
     RegionRecord,
@@ -91,7 +96,7 @@ class IdSource(Protocol):
 class CommitBatch:
     """What one transaction writes. Records replace those of the same key, except the append-only ones.
 
-    Append-only: ``events``, ``ledger``, ``requests``, ``policies``. Keys: jobs ``job_no``; attempts ``(job_no, attempt)``; the others
+    Append-only: ``events``, ``ledger``, ``requests``, ``policies``, ``price_lists``, ``months``, ``budget_notices``. Keys: jobs ``job_no``; attempts ``(job_no, attempt)``; the others
     their leading identifying fields. ``new_jobs`` and ``new_attempts`` are known not to be there yet (plain inserts).
     """
 
@@ -112,6 +117,11 @@ class CommitBatch:
     nodes: list[NodeRecord] = field(default_factory=list)
     fair_usage: list[FairUsageRecord] = field(default_factory=list)
     policies: list[PolicyRecord] = field(default_factory=list)
+    price_lists: list[PriceListRecord] = field(default_factory=list)
+    months: list[MonthRecord] = field(default_factory=list)
+    budgets: list[BudgetRecord] = field(default_factory=list)
+    budget_spending: list[BudgetSpendingRecord] = field(default_factory=list)
+    budget_notices: list[BudgetNoticeRecord] = field(default_factory=list)
     gone_nodes: list[tuple[str, str]] = field(default_factory=list)
     """(region, node id) of nodes to delete."""
 
@@ -129,8 +139,8 @@ class Leadership(NamedTuple):
 @dataclass(slots=True)
 class StoredState:
     """All that is live, to rebuild the memory from: jobs that have not ended (and their arrays), attempts that have not
-    ended, every tenant record, every region and node, the newest request keys and runtimes, the newest policy, the counters' last
-    values.
+    ended, every tenant record, every region and node, the newest request keys and runtimes, the newest policy, all price lists, closed
+    months and budgets, the hash of the newest ledger record (empty before the first), the counters' last values.
 
     ``requests_complete`` is False when older request keys exist than the ones loaded.
     """
@@ -150,6 +160,12 @@ class StoredState:
     fair_usage: list[FairUsageRecord]
     runtimes: list[RuntimeSample]
     policy: PolicyRecord | None
+    price_lists: list[PriceListRecord]
+    months: list[MonthRecord]
+    budgets: list[BudgetRecord]
+    budget_spending: list[BudgetSpendingRecord]
+    last_budget_notice: int
+    ledger_hash: bytes
     last_job_no: int
     last_event_seq: int
     last_ledger_seq: int
@@ -192,7 +208,7 @@ class EventQuery:
 
 @dataclass(frozen=True, slots=True)
 class LedgerQuery:
-    """Ledger records with ``sequence > after``, oldest first.
+    """Ledger records with ``sequence > after``, oldest first; of one accounting month where ``period`` is not empty.
 
     ``from_ms`` and ``to_ms`` bound the metered time: a record is returned when its [start_ms, end_ms) overlaps
     [from_ms, to_ms); 0 is open.
@@ -201,6 +217,7 @@ class LedgerQuery:
     institution: str = ""
     project: str = ""
     job_id: str = ""
+    period: str = ""
     from_ms: int = 0
     to_ms: int = 0
     after: int = 0
@@ -208,7 +225,7 @@ class LedgerQuery:
 
 
 class UsageKey(NamedTuple):
-    """What usage is summed by; ``month`` is the UTC month of the segment, as in "2026-10"."""
+    """What usage is summed by: ``month`` is the UTC month of the segment, as in "2026-10", the rest are fields of the record."""
 
     institution: str
     project: str
@@ -217,17 +234,59 @@ class UsageKey(NamedTuple):
     pool: str
     accelerator: str
     month: str
+    period: str
+    kind: int
+    priority: int
+    preemptible: int
+    purpose: str
+    price_list: int
+    rate: int
+    discount_bp: int
 
 
 class UsageSum(NamedTuple):
-    """Exact sums of amount × milliseconds over ledger segments."""
+    """Exact sums over ledger segments of amount × milliseconds: what was held, and what of it was used.
+
+    ``segments`` and ``attempts`` count what was metered, not what was corrected; an attempt is counted where its first segment is.
+    """
 
     key: UsageKey
     cpu_milli_ms: int
     memory_mib_ms: int
     gpu_milli_ms: int
+    cpu_used_milli_ms: int
+    memory_peak_mib_ms: int
+    gpu_used_milli_ms: int
     segments: int
     attempts: int
+
+
+class DaySum(NamedTuple):
+    """What was held in a UTC day (as in "2026-10-09", that of the segment), reversals and corrections included, credits not."""
+
+    day: str
+    institution: str
+    region: str
+    pool: str
+    cpu_milli_ms: int
+    memory_mib_ms: int
+    gpu_milli_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class UsageQuery:
+    """Which sums: empty fields do not filter; months are inclusive bounds, as in "2026-10".
+
+    ``group_by`` are fields of ``UsageKey``: the rest of a key is empty (0 for numbers) and summed over; empty means all of them.
+    """
+
+    institution: str = ""
+    project: str = ""
+    user: str = ""
+    from_month: str = ""
+    to_month: str = ""
+    period: str = ""
+    group_by: tuple[str, ...] = ()
 
 
 class SpecCodec(Protocol):
@@ -275,7 +334,7 @@ class Store(Protocol):
 
         Fenced: nothing is written and ``Deposed`` raised unless ``epoch`` is the newest. Idempotent: ``commit_no`` is the
         last one + 1; when it equals the last one, the batch is already durable and the call returns at once. The rows of
-        ``usage_by_month`` (the sums of ``LedgerRecord`` by ``UsageKey``) are kept in the same transaction.
+        ``usage_by_month`` (the sums of ``LedgerRecord`` by ``UsageKey``) and ``usage_by_day`` are kept in the same transaction.
         """
         ...
 
@@ -311,8 +370,32 @@ class Store(Protocol):
         """A page of the ledger."""
         ...
 
-    def usage_sums(self, institution: str = "", project: str = "") -> list[UsageSum]:
-        """All sums by ``UsageKey``, of one tenant or of all, from the rollup."""
+    def usage_sums(self, query: UsageQuery) -> list[UsageSum]:
+        """Sums by key, from the rollup."""
+        ...
+
+    def usage_days(self, institution: str, from_day: str, to_day: str) -> list[DaySum]:
+        """Sums of the days in [from_day, to_day], by day; of one institution, or (empty) of all."""
+        ...
+
+    def segments_of(self, job_id: str, attempt: int) -> list[LedgerRecord]:
+        """All records of an attempt, oldest first."""
+        ...
+
+    def ledger_after(self, sequence: int, limit: int) -> list[LedgerRecord]:
+        """The next ``limit`` records, in the order of their numbers, whatever is in them. For verification."""
+        ...
+
+    def attempts_after(self, job_no: int, attempt: int, limit: int) -> list[AttemptRecord]:
+        """The next ``limit`` attempts by (job, attempt), live ones included. For verification."""
+        ...
+
+    def find_price_list(self, version: int) -> PriceListRecord | None:
+        """A version of the price list, if there is one of this number."""
+        ...
+
+    def list_budget_notices(self, institution: str, budget: str, before_number: int, limit: int) -> list[BudgetNoticeRecord]:
+        """Notices below ``before_number`` (0: from the newest), newest first; empty fields do not filter."""
         ...
 
     def find_policy(self, version: int) -> PolicyRecord | None:

@@ -22,30 +22,67 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from protos.suanli.v1 import budgets_pb2 as suanli_dot_v1_dot_budgets__pb2
 from protos.suanli.v1 import common_pb2 as suanli_dot_v1_dot_common__pb2
+from protos.suanli.v1 import prices_pb2 as suanli_dot_v1_dot_prices__pb2
+from protos.suanli.v1 import statements_pb2 as suanli_dot_v1_dot_statements__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15suanli/v1/usage.proto\x12\tsuanli.v1\x1a\x16suanli/v1/common.proto\"\x9d\x01\n\x0fGetUsageRequest\x12\x13\n\x0binstitution\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0f\n\x07\x66rom_ms\x18\x03 \x01(\x03\x12\r\n\x05to_ms\x18\x04 \x01(\x03\x12+\n\x08group_by\x18\x05 \x03(\x0e\x32\x19.suanli.v1.UsageDimension\x12\x17\n\x0finclude_running\x18\x06 \x01(\x08\"~\n\x08UsageRow\x12\x0b\n\x03key\x18\x01 \x03(\t\x12\x14\n\x0c\x63pu_milli_ms\x18\x02 \x01(\t\x12\x15\n\rmemory_mib_ms\x18\x03 \x01(\t\x12\x14\n\x0cgpu_milli_ms\x18\x04 \x01(\t\x12\x10\n\x08segments\x18\x05 \x01(\x03\x12\x10\n\x08\x61ttempts\x18\x06 \x01(\x03\"\x84\x01\n\x10GetUsageResponse\x12!\n\x04rows\x18\x01 \x03(\x0b\x32\x13.suanli.v1.UsageRow\x12\"\n\x05total\x18\x02 \x01(\x0b\x32\x13.suanli.v1.UsageRow\x12\x17\n\x0fledger_sequence\x18\x03 \x01(\x03\x12\x10\n\x08\x61s_of_ms\x18\x04 \x01(\x03\"\x90\x01\n\x11ListLedgerRequest\x12\x13\n\x0binstitution\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0e\n\x06job_id\x18\x03 \x01(\t\x12\x0f\n\x07\x66rom_ms\x18\x04 \x01(\x03\x12\r\n\x05to_ms\x18\x05 \x01(\x03\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\"\xc1\x02\n\x0cLedgerRecord\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x13\n\x0binstitution\x18\x02 \x01(\t\x12\x0f\n\x07project\x18\x03 \x01(\t\x12\x0c\n\x04user\x18\x04 \x01(\t\x12\x0e\n\x06job_id\x18\x05 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\x05\x12\x0f\n\x07segment\x18\x07 \x01(\x05\x12\x0e\n\x06region\x18\x08 \x01(\t\x12\x0c\n\x04pool\x18\t \x01(\t\x12\x13\n\x0b\x61\x63\x63\x65lerator\x18\n \x01(\t\x12\x10\n\x08start_ms\x18\x0b \x01(\x03\x12\x0e\n\x06\x65nd_ms\x18\x0c \x01(\x03\x12\x11\n\tcpu_milli\x18\r \x01(\x03\x12\x12\n\nmemory_mib\x18\x0e \x01(\x03\x12\x11\n\tgpu_milli\x18\x0f \x01(\x03\x12*\n\x07outcome\x18\x10 \x01(\x0e\x32\x19.suanli.v1.AttemptOutcome\"W\n\x12ListLedgerResponse\x12(\n\x07records\x18\x01 \x03(\x0b\x32\x17.suanli.v1.LedgerRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xfb\x01\n\x0eUsageDimension\x12\x1f\n\x1bUSAGE_DIMENSION_UNSPECIFIED\x10\x00\x12\x1f\n\x1bUSAGE_DIMENSION_INSTITUTION\x10\x01\x12\x1b\n\x17USAGE_DIMENSION_PROJECT\x10\x02\x12\x18\n\x14USAGE_DIMENSION_USER\x10\x03\x12\x1a\n\x16USAGE_DIMENSION_REGION\x10\x04\x12\x18\n\x14USAGE_DIMENSION_POOL\x10\x05\x12\x1f\n\x1bUSAGE_DIMENSION_ACCELERATOR\x10\x06\x12\x19\n\x15USAGE_DIMENSION_MONTH\x10\x07\x32\x9e\x01\n\x0cUsageService\x12\x43\n\x08GetUsage\x12\x1a.suanli.v1.GetUsageRequest\x1a\x1b.suanli.v1.GetUsageResponse\x12I\n\nListLedger\x12\x1c.suanli.v1.ListLedgerRequest\x1a\x1d.suanli.v1.ListLedgerResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15suanli/v1/usage.proto\x12\tsuanli.v1\x1a\x17suanli/v1/budgets.proto\x1a\x16suanli/v1/common.proto\x1a\x16suanli/v1/prices.proto\x1a\x1asuanli/v1/statements.proto\"\xb5\x01\n\x0fGetUsageRequest\x12\x13\n\x0binstitution\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0f\n\x07\x66rom_ms\x18\x03 \x01(\x03\x12\r\n\x05to_ms\x18\x04 \x01(\x03\x12+\n\x08group_by\x18\x05 \x03(\x0e\x32\x19.suanli.v1.UsageDimension\x12\x17\n\x0finclude_running\x18\x06 \x01(\x08\x12\x16\n\x0einclude_energy\x18\x07 \x01(\x08\"\xbe\x02\n\x08UsageRow\x12\x0b\n\x03key\x18\x01 \x03(\t\x12\x14\n\x0c\x63pu_milli_ms\x18\x02 \x01(\t\x12\x15\n\rmemory_mib_ms\x18\x03 \x01(\t\x12\x14\n\x0cgpu_milli_ms\x18\x04 \x01(\t\x12\x10\n\x08segments\x18\x05 \x01(\x03\x12\x10\n\x08\x61ttempts\x18\x06 \x01(\x03\x12\x19\n\x11\x63pu_used_milli_ms\x18\x07 \x01(\t\x12\x1a\n\x12memory_peak_mib_ms\x18\x08 \x01(\t\x12\x19\n\x11gpu_used_milli_ms\x18\t \x01(\t\x12\x12\n\ncost_units\x18\n \x01(\t\x12\x17\n\x0flist_cost_units\x18\x0b \x01(\t\x12\x1a\n\x12service_cost_units\x18\x0c \x01(\t\x12\x11\n\tenergy_wh\x18\r \x01(\t\x12\x10\n\x08\x63\x61rbon_g\x18\x0e \x01(\t\"\xcd\x01\n\x10GetUsageResponse\x12!\n\x04rows\x18\x01 \x03(\x0b\x32\x13.suanli.v1.UsageRow\x12\"\n\x05total\x18\x02 \x01(\x0b\x32\x13.suanli.v1.UsageRow\x12\x17\n\x0fledger_sequence\x18\x03 \x01(\x03\x12\x10\n\x08\x61s_of_ms\x18\x04 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x05 \x01(\t\x12\x17\n\x0f\x63urrency_digits\x18\x06 \x01(\x05\x12\x1c\n\x14\x63ost_units_per_minor\x18\x07 \x01(\t\"\x90\x01\n\x11ListLedgerRequest\x12\x13\n\x0binstitution\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0e\n\x06job_id\x18\x03 \x01(\t\x12\x0f\n\x07\x66rom_ms\x18\x04 \x01(\x03\x12\r\n\x05to_ms\x18\x05 \x01(\x03\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\"\xdf\x05\n\x0cLedgerRecord\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x13\n\x0binstitution\x18\x02 \x01(\t\x12\x0f\n\x07project\x18\x03 \x01(\t\x12\x0c\n\x04user\x18\x04 \x01(\t\x12\x0e\n\x06job_id\x18\x05 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\x05\x12\x0f\n\x07segment\x18\x07 \x01(\x05\x12\x0e\n\x06region\x18\x08 \x01(\t\x12\x0c\n\x04pool\x18\t \x01(\t\x12\x13\n\x0b\x61\x63\x63\x65lerator\x18\n \x01(\t\x12\x10\n\x08start_ms\x18\x0b \x01(\x03\x12\x0e\n\x06\x65nd_ms\x18\x0c \x01(\x03\x12\x11\n\tcpu_milli\x18\r \x01(\x03\x12\x12\n\nmemory_mib\x18\x0e \x01(\x03\x12\x11\n\tgpu_milli\x18\x0f \x01(\x03\x12*\n\x07outcome\x18\x10 \x01(\x0e\x32\x19.suanli.v1.AttemptOutcome\x12#\n\x04kind\x18\x11 \x01(\x0e\x32\x15.suanli.v1.LedgerKind\x12\x10\n\x08revision\x18\x12 \x01(\x05\x12*\n\x08priority\x18\x13 \x01(\x0e\x32\x18.suanli.v1.PriorityClass\x12\x13\n\x0bpreemptible\x18\x14 \x01(\x08\x12\x0f\n\x07purpose\x18\x15 \x01(\t\x12\x12\n\nprice_list\x18\x16 \x01(\x03\x12\x0c\n\x04rate\x18\x17 \x01(\x05\x12\x13\n\x0b\x64iscount_bp\x18\x18 \x01(\x05\x12\x0e\n\x06period\x18\x19 \x01(\t\x12\x11\n\tposted_ms\x18\x1a \x01(\x03\x12\x13\n\x0b\x63pu_used_ms\x18\x1b \x01(\x03\x12\x17\n\x0fpeak_memory_mib\x18\x1c \x01(\x03\x12\x19\n\x11gpu_used_milli_ms\x18\x1d \x01(\x03\x12\x1b\n\x13gpu_peak_memory_mib\x18\x1e \x01(\x03\x12\x11\n\treference\x18\x1f \x01(\x03\x12\x0e\n\x06reason\x18  \x01(\t\x12\x0e\n\x06\x61uthor\x18! \x01(\t\x12\x0c\n\x04hash\x18\" \x01(\x0c\x12\x12\n\ncost_units\x18# \x01(\t\"W\n\x12ListLedgerResponse\x12(\n\x07records\x18\x01 \x03(\x0b\x32\x17.suanli.v1.LedgerRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"s\n\x13StreamLedgerRequest\x12\x13\n\x0binstitution\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0f\n\x07\x66rom_ms\x18\x03 \x01(\x03\x12\r\n\x05to_ms\x18\x04 \x01(\x03\x12\x16\n\x0e\x61\x66ter_sequence\x18\x05 \x01(\x03\"@\n\x14StreamLedgerResponse\x12(\n\x07records\x18\x01 \x03(\x0b\x32\x17.suanli.v1.LedgerRecord\"{\n\x14\x43orrectLedgerRequest\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x31\n\x0breplacement\x18\x03 \x01(\x0b\x32\x1c.suanli.v1.LedgerReplacement\x12\x0e\n\x06\x63redit\x18\x04 \x01(\x08\"\xed\x01\n\x11LedgerReplacement\x12\x14\n\x07project\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08start_ms\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x13\n\x06\x65nd_ms\x18\x03 \x01(\x03H\x02\x88\x01\x01\x12\x16\n\tcpu_milli\x18\x04 \x01(\x03H\x03\x88\x01\x01\x12\x17\n\nmemory_mib\x18\x05 \x01(\x03H\x04\x88\x01\x01\x12\x16\n\tgpu_milli\x18\x06 \x01(\x03H\x05\x88\x01\x01\x42\n\n\x08_projectB\x0b\n\t_start_msB\t\n\x07_end_msB\x0c\n\n_cpu_milliB\r\n\x0b_memory_mibB\x0c\n\n_gpu_milli\"A\n\x15\x43orrectLedgerResponse\x12(\n\x07records\x18\x01 \x03(\x0b\x32\x17.suanli.v1.LedgerRecord\"V\n\x13VerifyLedgerRequest\x12\x15\n\rfrom_sequence\x18\x01 \x01(\x03\x12\x15\n\rhead_sequence\x18\x02 \x01(\x03\x12\x11\n\thead_hash\x18\x03 \x01(\x0c\">\n\x0bLedgerFault\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xb6\x01\n\x14VerifyLedgerResponse\x12\x0f\n\x07\x63hecked\x18\x01 \x01(\x03\x12\r\n\x05total\x18\x02 \x01(\x03\x12\x0c\n\x04\x64one\x18\x03 \x01(\x08\x12&\n\x06\x66\x61ults\x18\x04 \x03(\x0b\x32\x16.suanli.v1.LedgerFault\x12\x15\n\rhead_sequence\x18\x05 \x01(\x03\x12\x11\n\thead_hash\x18\x06 \x01(\x0c\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\x03\x12\x0c\n\x04sums\x18\x08 \x01(\x03\"\"\n\x11\x43loseMonthRequest\x12\r\n\x05month\x18\x01 \x01(\t\"\xa4\x01\n\x0f\x41\x63\x63ountingMonth\x12\r\n\x05month\x18\x01 \x01(\t\x12\x0e\n\x06\x63losed\x18\x02 \x01(\x08\x12\x15\n\rclose_time_ms\x18\x03 \x01(\x03\x12\x0e\n\x06\x61uthor\x18\x04 \x01(\t\x12\x17\n\x0fledger_sequence\x18\x05 \x01(\x03\x12\x11\n\thead_hash\x18\x06 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x07 \x01(\x0c\x12\x0f\n\x07records\x18\x08 \x01(\x03\"?\n\x12\x43loseMonthResponse\x12)\n\x05month\x18\x01 \x01(\x0b\x32\x1a.suanli.v1.AccountingMonth\":\n\x11ListMonthsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Y\n\x12ListMonthsResponse\x12*\n\x06months\x18\x01 \x03(\x0b\x32\x1a.suanli.v1.AccountingMonth\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"x\n\x12\x45xportUsageRequest\x12\'\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\x17.suanli.v1.ExportFormat\x12\x13\n\x0binstitution\x18\x02 \x01(\t\x12\x12\n\nfrom_month\x18\x03 \x01(\t\x12\x10\n\x08to_month\x18\x04 \x01(\t\"#\n\x13\x45xportUsageResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c*\xd2\x02\n\x0eUsageDimension\x12\x1f\n\x1bUSAGE_DIMENSION_UNSPECIFIED\x10\x00\x12\x1f\n\x1bUSAGE_DIMENSION_INSTITUTION\x10\x01\x12\x1b\n\x17USAGE_DIMENSION_PROJECT\x10\x02\x12\x18\n\x14USAGE_DIMENSION_USER\x10\x03\x12\x1a\n\x16USAGE_DIMENSION_REGION\x10\x04\x12\x18\n\x14USAGE_DIMENSION_POOL\x10\x05\x12\x1f\n\x1bUSAGE_DIMENSION_ACCELERATOR\x10\x06\x12\x19\n\x15USAGE_DIMENSION_MONTH\x10\x07\x12\x1c\n\x18USAGE_DIMENSION_PRIORITY\x10\x08\x12\x1b\n\x17USAGE_DIMENSION_PURPOSE\x10\t\x12\x1a\n\x16USAGE_DIMENSION_PERIOD\x10\n*\x8e\x01\n\nLedgerKind\x12\x1b\n\x17LEDGER_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11LEDGER_KIND_USAGE\x10\x01\x12\x18\n\x14LEDGER_KIND_REVERSAL\x10\x02\x12\x1a\n\x16LEDGER_KIND_CORRECTION\x10\x03\x12\x16\n\x12LEDGER_KIND_CREDIT\x10\x04*J\n\x0c\x45xportFormat\x12\x1d\n\x19\x45XPORT_FORMAT_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x45XPORT_FORMAT_FOCUS_CSV\x10\x01\x32\x8f\n\n\x0cUsageService\x12\x43\n\x08GetUsage\x12\x1a.suanli.v1.GetUsageRequest\x1a\x1b.suanli.v1.GetUsageResponse\x12I\n\nListLedger\x12\x1c.suanli.v1.ListLedgerRequest\x1a\x1d.suanli.v1.ListLedgerResponse\x12Q\n\x0cStreamLedger\x12\x1e.suanli.v1.StreamLedgerRequest\x1a\x1f.suanli.v1.StreamLedgerResponse0\x01\x12R\n\rCorrectLedger\x12\x1f.suanli.v1.CorrectLedgerRequest\x1a .suanli.v1.CorrectLedgerResponse\x12Q\n\x0cVerifyLedger\x12\x1e.suanli.v1.VerifyLedgerRequest\x1a\x1f.suanli.v1.VerifyLedgerResponse0\x01\x12I\n\nCloseMonth\x12\x1c.suanli.v1.CloseMonthRequest\x1a\x1d.suanli.v1.CloseMonthResponse\x12I\n\nListMonths\x12\x1c.suanli.v1.ListMonthsRequest\x1a\x1d.suanli.v1.ListMonthsResponse\x12O\n\x0cPutPriceList\x12\x1e.suanli.v1.PutPriceListRequest\x1a\x1f.suanli.v1.PutPriceListResponse\x12O\n\x0cGetPriceList\x12\x1e.suanli.v1.GetPriceListRequest\x1a\x1f.suanli.v1.GetPriceListResponse\x12U\n\x0eListPriceLists\x12 .suanli.v1.ListPriceListsRequest\x1a!.suanli.v1.ListPriceListsResponse\x12O\n\x0c\x45stimateCost\x12\x1e.suanli.v1.EstimateCostRequest\x1a\x1f.suanli.v1.EstimateCostResponse\x12\x46\n\tPutBudget\x12\x1b.suanli.v1.PutBudgetRequest\x1a\x1c.suanli.v1.PutBudgetResponse\x12L\n\x0bListBudgets\x12\x1d.suanli.v1.ListBudgetsRequest\x1a\x1e.suanli.v1.ListBudgetsResponse\x12^\n\x11ListBudgetNotices\x12#.suanli.v1.ListBudgetNoticesRequest\x1a$.suanli.v1.ListBudgetNoticesResponse\x12O\n\x0cGetStatement\x12\x1e.suanli.v1.GetStatementRequest\x1a\x1f.suanli.v1.GetStatementResponse\x12N\n\x0b\x45xportUsage\x12\x1d.suanli.v1.ExportUsageRequest\x1a\x1e.suanli.v1.ExportUsageResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.suanli.v1.usage_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_USAGEDIMENSION']._serialized_start=1044
-  _globals['_USAGEDIMENSION']._serialized_end=1295
-  _globals['_GETUSAGEREQUEST']._serialized_start=61
-  _globals['_GETUSAGEREQUEST']._serialized_end=218
-  _globals['_USAGEROW']._serialized_start=220
-  _globals['_USAGEROW']._serialized_end=346
-  _globals['_GETUSAGERESPONSE']._serialized_start=349
-  _globals['_GETUSAGERESPONSE']._serialized_end=481
-  _globals['_LISTLEDGERREQUEST']._serialized_start=484
-  _globals['_LISTLEDGERREQUEST']._serialized_end=628
-  _globals['_LEDGERRECORD']._serialized_start=631
-  _globals['_LEDGERRECORD']._serialized_end=952
-  _globals['_LISTLEDGERRESPONSE']._serialized_start=954
-  _globals['_LISTLEDGERRESPONSE']._serialized_end=1041
-  _globals['_USAGESERVICE']._serialized_start=1298
-  _globals['_USAGESERVICE']._serialized_end=1456
+  _globals['_USAGEDIMENSION']._serialized_start=3355
+  _globals['_USAGEDIMENSION']._serialized_end=3693
+  _globals['_LEDGERKIND']._serialized_start=3696
+  _globals['_LEDGERKIND']._serialized_end=3838
+  _globals['_EXPORTFORMAT']._serialized_start=3840
+  _globals['_EXPORTFORMAT']._serialized_end=3914
+  _globals['_GETUSAGEREQUEST']._serialized_start=138
+  _globals['_GETUSAGEREQUEST']._serialized_end=319
+  _globals['_USAGEROW']._serialized_start=322
+  _globals['_USAGEROW']._serialized_end=640
+  _globals['_GETUSAGERESPONSE']._serialized_start=643
+  _globals['_GETUSAGERESPONSE']._serialized_end=848
+  _globals['_LISTLEDGERREQUEST']._serialized_start=851
+  _globals['_LISTLEDGERREQUEST']._serialized_end=995
+  _globals['_LEDGERRECORD']._serialized_start=998
+  _globals['_LEDGERRECORD']._serialized_end=1733
+  _globals['_LISTLEDGERRESPONSE']._serialized_start=1735
+  _globals['_LISTLEDGERRESPONSE']._serialized_end=1822
+  _globals['_STREAMLEDGERREQUEST']._serialized_start=1824
+  _globals['_STREAMLEDGERREQUEST']._serialized_end=1939
+  _globals['_STREAMLEDGERRESPONSE']._serialized_start=1941
+  _globals['_STREAMLEDGERRESPONSE']._serialized_end=2005
+  _globals['_CORRECTLEDGERREQUEST']._serialized_start=2007
+  _globals['_CORRECTLEDGERREQUEST']._serialized_end=2130
+  _globals['_LEDGERREPLACEMENT']._serialized_start=2133
+  _globals['_LEDGERREPLACEMENT']._serialized_end=2370
+  _globals['_CORRECTLEDGERRESPONSE']._serialized_start=2372
+  _globals['_CORRECTLEDGERRESPONSE']._serialized_end=2437
+  _globals['_VERIFYLEDGERREQUEST']._serialized_start=2439
+  _globals['_VERIFYLEDGERREQUEST']._serialized_end=2525
+  _globals['_LEDGERFAULT']._serialized_start=2527
+  _globals['_LEDGERFAULT']._serialized_end=2589
+  _globals['_VERIFYLEDGERRESPONSE']._serialized_start=2592
+  _globals['_VERIFYLEDGERRESPONSE']._serialized_end=2774
+  _globals['_CLOSEMONTHREQUEST']._serialized_start=2776
+  _globals['_CLOSEMONTHREQUEST']._serialized_end=2810
+  _globals['_ACCOUNTINGMONTH']._serialized_start=2813
+  _globals['_ACCOUNTINGMONTH']._serialized_end=2977
+  _globals['_CLOSEMONTHRESPONSE']._serialized_start=2979
+  _globals['_CLOSEMONTHRESPONSE']._serialized_end=3042
+  _globals['_LISTMONTHSREQUEST']._serialized_start=3044
+  _globals['_LISTMONTHSREQUEST']._serialized_end=3102
+  _globals['_LISTMONTHSRESPONSE']._serialized_start=3104
+  _globals['_LISTMONTHSRESPONSE']._serialized_end=3193
+  _globals['_EXPORTUSAGEREQUEST']._serialized_start=3195
+  _globals['_EXPORTUSAGEREQUEST']._serialized_end=3315
+  _globals['_EXPORTUSAGERESPONSE']._serialized_start=3317
+  _globals['_EXPORTUSAGERESPONSE']._serialized_end=3352
+  _globals['_USAGESERVICE']._serialized_start=3917
+  _globals['_USAGESERVICE']._serialized_end=5212
 # @@protoc_insertion_point(module_scope)

@@ -3,6 +3,9 @@
 import grpc
 import warnings
 
+from protos.suanli.v1 import budgets_pb2 as suanli_dot_v1_dot_budgets__pb2
+from protos.suanli.v1 import prices_pb2 as suanli_dot_v1_dot_prices__pb2
+from protos.suanli.v1 import statements_pb2 as suanli_dot_v1_dot_statements__pb2
 from protos.suanli.v1 import usage_pb2 as suanli_dot_v1_dot_usage__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -44,6 +47,76 @@ class UsageServiceStub:
                 request_serializer=suanli_dot_v1_dot_usage__pb2.ListLedgerRequest.SerializeToString,
                 response_deserializer=suanli_dot_v1_dot_usage__pb2.ListLedgerResponse.FromString,
                 _registered_method=True)
+        self.StreamLedger = channel.unary_stream(
+                '/suanli.v1.UsageService/StreamLedger',
+                request_serializer=suanli_dot_v1_dot_usage__pb2.StreamLedgerRequest.SerializeToString,
+                response_deserializer=suanli_dot_v1_dot_usage__pb2.StreamLedgerResponse.FromString,
+                _registered_method=True)
+        self.CorrectLedger = channel.unary_unary(
+                '/suanli.v1.UsageService/CorrectLedger',
+                request_serializer=suanli_dot_v1_dot_usage__pb2.CorrectLedgerRequest.SerializeToString,
+                response_deserializer=suanli_dot_v1_dot_usage__pb2.CorrectLedgerResponse.FromString,
+                _registered_method=True)
+        self.VerifyLedger = channel.unary_stream(
+                '/suanli.v1.UsageService/VerifyLedger',
+                request_serializer=suanli_dot_v1_dot_usage__pb2.VerifyLedgerRequest.SerializeToString,
+                response_deserializer=suanli_dot_v1_dot_usage__pb2.VerifyLedgerResponse.FromString,
+                _registered_method=True)
+        self.CloseMonth = channel.unary_unary(
+                '/suanli.v1.UsageService/CloseMonth',
+                request_serializer=suanli_dot_v1_dot_usage__pb2.CloseMonthRequest.SerializeToString,
+                response_deserializer=suanli_dot_v1_dot_usage__pb2.CloseMonthResponse.FromString,
+                _registered_method=True)
+        self.ListMonths = channel.unary_unary(
+                '/suanli.v1.UsageService/ListMonths',
+                request_serializer=suanli_dot_v1_dot_usage__pb2.ListMonthsRequest.SerializeToString,
+                response_deserializer=suanli_dot_v1_dot_usage__pb2.ListMonthsResponse.FromString,
+                _registered_method=True)
+        self.PutPriceList = channel.unary_unary(
+                '/suanli.v1.UsageService/PutPriceList',
+                request_serializer=suanli_dot_v1_dot_prices__pb2.PutPriceListRequest.SerializeToString,
+                response_deserializer=suanli_dot_v1_dot_prices__pb2.PutPriceListResponse.FromString,
+                _registered_method=True)
+        self.GetPriceList = channel.unary_unary(
+                '/suanli.v1.UsageService/GetPriceList',
+                request_serializer=suanli_dot_v1_dot_prices__pb2.GetPriceListRequest.SerializeToString,
+                response_deserializer=suanli_dot_v1_dot_prices__pb2.GetPriceListResponse.FromString,
+                _registered_method=True)
+        self.ListPriceLists = channel.unary_unary(
+                '/suanli.v1.UsageService/ListPriceLists',
+                request_serializer=suanli_dot_v1_dot_prices__pb2.ListPriceListsRequest.SerializeToString,
+                response_deserializer=suanli_dot_v1_dot_prices__pb2.ListPriceListsResponse.FromString,
+                _registered_method=True)
+        self.EstimateCost = channel.unary_unary(
+                '/suanli.v1.UsageService/EstimateCost',
+                request_serializer=suanli_dot_v1_dot_prices__pb2.EstimateCostRequest.SerializeToString,
+                response_deserializer=suanli_dot_v1_dot_prices__pb2.EstimateCostResponse.FromString,
+                _registered_method=True)
+        self.PutBudget = channel.unary_unary(
+                '/suanli.v1.UsageService/PutBudget',
+                request_serializer=suanli_dot_v1_dot_budgets__pb2.PutBudgetRequest.SerializeToString,
+                response_deserializer=suanli_dot_v1_dot_budgets__pb2.PutBudgetResponse.FromString,
+                _registered_method=True)
+        self.ListBudgets = channel.unary_unary(
+                '/suanli.v1.UsageService/ListBudgets',
+                request_serializer=suanli_dot_v1_dot_budgets__pb2.ListBudgetsRequest.SerializeToString,
+                response_deserializer=suanli_dot_v1_dot_budgets__pb2.ListBudgetsResponse.FromString,
+                _registered_method=True)
+        self.ListBudgetNotices = channel.unary_unary(
+                '/suanli.v1.UsageService/ListBudgetNotices',
+                request_serializer=suanli_dot_v1_dot_budgets__pb2.ListBudgetNoticesRequest.SerializeToString,
+                response_deserializer=suanli_dot_v1_dot_budgets__pb2.ListBudgetNoticesResponse.FromString,
+                _registered_method=True)
+        self.GetStatement = channel.unary_unary(
+                '/suanli.v1.UsageService/GetStatement',
+                request_serializer=suanli_dot_v1_dot_statements__pb2.GetStatementRequest.SerializeToString,
+                response_deserializer=suanli_dot_v1_dot_statements__pb2.GetStatementResponse.FromString,
+                _registered_method=True)
+        self.ExportUsage = channel.unary_stream(
+                '/suanli.v1.UsageService/ExportUsage',
+                request_serializer=suanli_dot_v1_dot_usage__pb2.ExportUsageRequest.SerializeToString,
+                response_deserializer=suanli_dot_v1_dot_usage__pb2.ExportUsageResponse.FromString,
+                _registered_method=True)
 
 
 class UsageServiceServicer:
@@ -63,6 +136,103 @@ class UsageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamLedger(self, request, context):
+        """All of them as one stream, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CorrectLedger(self, request, context):
+        """Reverses a record, and puts another in its place if one is given. Records themselves never change.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyLedger(self, request, context):
+        """Derives every total anew from allocations and records and checks the chain; the last message has the result.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CloseMonth(self, request, context):
+        """Closes an accounting month: later facts of it are posted to the next.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListMonths(self, request, context):
+        """Accounting months, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutPriceList(self, request, context):
+        """Checks a price list and stores it as a new version, in force from its `from` on. Old versions stay.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPriceList(self, request, context):
+        """The price list in force, or a given version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPriceLists(self, request, context):
+        """Newest first, without their documents.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EstimateCost(self, request, context):
+        """What a job would cost in each pool it may run in, at most and as expected, and what its budgets have left.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutBudget(self, request, context):
+        """Creates or changes a budget.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBudgets(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBudgetNotices(self, request, context):
+        """Thresholds that budgets have passed, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetStatement(self, request, context):
+        """What an institution is charged for an accounting month.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportUsage(self, request, context):
+        """Charges in the columns of an open specification, as the bytes of a CSV file.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UsageServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -75,6 +245,76 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.ListLedger,
                     request_deserializer=suanli_dot_v1_dot_usage__pb2.ListLedgerRequest.FromString,
                     response_serializer=suanli_dot_v1_dot_usage__pb2.ListLedgerResponse.SerializeToString,
+            ),
+            'StreamLedger': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamLedger,
+                    request_deserializer=suanli_dot_v1_dot_usage__pb2.StreamLedgerRequest.FromString,
+                    response_serializer=suanli_dot_v1_dot_usage__pb2.StreamLedgerResponse.SerializeToString,
+            ),
+            'CorrectLedger': grpc.unary_unary_rpc_method_handler(
+                    servicer.CorrectLedger,
+                    request_deserializer=suanli_dot_v1_dot_usage__pb2.CorrectLedgerRequest.FromString,
+                    response_serializer=suanli_dot_v1_dot_usage__pb2.CorrectLedgerResponse.SerializeToString,
+            ),
+            'VerifyLedger': grpc.unary_stream_rpc_method_handler(
+                    servicer.VerifyLedger,
+                    request_deserializer=suanli_dot_v1_dot_usage__pb2.VerifyLedgerRequest.FromString,
+                    response_serializer=suanli_dot_v1_dot_usage__pb2.VerifyLedgerResponse.SerializeToString,
+            ),
+            'CloseMonth': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloseMonth,
+                    request_deserializer=suanli_dot_v1_dot_usage__pb2.CloseMonthRequest.FromString,
+                    response_serializer=suanli_dot_v1_dot_usage__pb2.CloseMonthResponse.SerializeToString,
+            ),
+            'ListMonths': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMonths,
+                    request_deserializer=suanli_dot_v1_dot_usage__pb2.ListMonthsRequest.FromString,
+                    response_serializer=suanli_dot_v1_dot_usage__pb2.ListMonthsResponse.SerializeToString,
+            ),
+            'PutPriceList': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutPriceList,
+                    request_deserializer=suanli_dot_v1_dot_prices__pb2.PutPriceListRequest.FromString,
+                    response_serializer=suanli_dot_v1_dot_prices__pb2.PutPriceListResponse.SerializeToString,
+            ),
+            'GetPriceList': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPriceList,
+                    request_deserializer=suanli_dot_v1_dot_prices__pb2.GetPriceListRequest.FromString,
+                    response_serializer=suanli_dot_v1_dot_prices__pb2.GetPriceListResponse.SerializeToString,
+            ),
+            'ListPriceLists': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPriceLists,
+                    request_deserializer=suanli_dot_v1_dot_prices__pb2.ListPriceListsRequest.FromString,
+                    response_serializer=suanli_dot_v1_dot_prices__pb2.ListPriceListsResponse.SerializeToString,
+            ),
+            'EstimateCost': grpc.unary_unary_rpc_method_handler(
+                    servicer.EstimateCost,
+                    request_deserializer=suanli_dot_v1_dot_prices__pb2.EstimateCostRequest.FromString,
+                    response_serializer=suanli_dot_v1_dot_prices__pb2.EstimateCostResponse.SerializeToString,
+            ),
+            'PutBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutBudget,
+                    request_deserializer=suanli_dot_v1_dot_budgets__pb2.PutBudgetRequest.FromString,
+                    response_serializer=suanli_dot_v1_dot_budgets__pb2.PutBudgetResponse.SerializeToString,
+            ),
+            'ListBudgets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBudgets,
+                    request_deserializer=suanli_dot_v1_dot_budgets__pb2.ListBudgetsRequest.FromString,
+                    response_serializer=suanli_dot_v1_dot_budgets__pb2.ListBudgetsResponse.SerializeToString,
+            ),
+            'ListBudgetNotices': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBudgetNotices,
+                    request_deserializer=suanli_dot_v1_dot_budgets__pb2.ListBudgetNoticesRequest.FromString,
+                    response_serializer=suanli_dot_v1_dot_budgets__pb2.ListBudgetNoticesResponse.SerializeToString,
+            ),
+            'GetStatement': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStatement,
+                    request_deserializer=suanli_dot_v1_dot_statements__pb2.GetStatementRequest.FromString,
+                    response_serializer=suanli_dot_v1_dot_statements__pb2.GetStatementResponse.SerializeToString,
+            ),
+            'ExportUsage': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportUsage,
+                    request_deserializer=suanli_dot_v1_dot_usage__pb2.ExportUsageRequest.FromString,
+                    response_serializer=suanli_dot_v1_dot_usage__pb2.ExportUsageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -131,6 +371,384 @@ class UsageService:
             '/suanli.v1.UsageService/ListLedger',
             suanli_dot_v1_dot_usage__pb2.ListLedgerRequest.SerializeToString,
             suanli_dot_v1_dot_usage__pb2.ListLedgerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamLedger(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/suanli.v1.UsageService/StreamLedger',
+            suanli_dot_v1_dot_usage__pb2.StreamLedgerRequest.SerializeToString,
+            suanli_dot_v1_dot_usage__pb2.StreamLedgerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CorrectLedger(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/suanli.v1.UsageService/CorrectLedger',
+            suanli_dot_v1_dot_usage__pb2.CorrectLedgerRequest.SerializeToString,
+            suanli_dot_v1_dot_usage__pb2.CorrectLedgerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyLedger(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/suanli.v1.UsageService/VerifyLedger',
+            suanli_dot_v1_dot_usage__pb2.VerifyLedgerRequest.SerializeToString,
+            suanli_dot_v1_dot_usage__pb2.VerifyLedgerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloseMonth(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/suanli.v1.UsageService/CloseMonth',
+            suanli_dot_v1_dot_usage__pb2.CloseMonthRequest.SerializeToString,
+            suanli_dot_v1_dot_usage__pb2.CloseMonthResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMonths(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/suanli.v1.UsageService/ListMonths',
+            suanli_dot_v1_dot_usage__pb2.ListMonthsRequest.SerializeToString,
+            suanli_dot_v1_dot_usage__pb2.ListMonthsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutPriceList(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/suanli.v1.UsageService/PutPriceList',
+            suanli_dot_v1_dot_prices__pb2.PutPriceListRequest.SerializeToString,
+            suanli_dot_v1_dot_prices__pb2.PutPriceListResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPriceList(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/suanli.v1.UsageService/GetPriceList',
+            suanli_dot_v1_dot_prices__pb2.GetPriceListRequest.SerializeToString,
+            suanli_dot_v1_dot_prices__pb2.GetPriceListResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPriceLists(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/suanli.v1.UsageService/ListPriceLists',
+            suanli_dot_v1_dot_prices__pb2.ListPriceListsRequest.SerializeToString,
+            suanli_dot_v1_dot_prices__pb2.ListPriceListsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EstimateCost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/suanli.v1.UsageService/EstimateCost',
+            suanli_dot_v1_dot_prices__pb2.EstimateCostRequest.SerializeToString,
+            suanli_dot_v1_dot_prices__pb2.EstimateCostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/suanli.v1.UsageService/PutBudget',
+            suanli_dot_v1_dot_budgets__pb2.PutBudgetRequest.SerializeToString,
+            suanli_dot_v1_dot_budgets__pb2.PutBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBudgets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/suanli.v1.UsageService/ListBudgets',
+            suanli_dot_v1_dot_budgets__pb2.ListBudgetsRequest.SerializeToString,
+            suanli_dot_v1_dot_budgets__pb2.ListBudgetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBudgetNotices(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/suanli.v1.UsageService/ListBudgetNotices',
+            suanli_dot_v1_dot_budgets__pb2.ListBudgetNoticesRequest.SerializeToString,
+            suanli_dot_v1_dot_budgets__pb2.ListBudgetNoticesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStatement(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/suanli.v1.UsageService/GetStatement',
+            suanli_dot_v1_dot_statements__pb2.GetStatementRequest.SerializeToString,
+            suanli_dot_v1_dot_statements__pb2.GetStatementResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/suanli.v1.UsageService/ExportUsage',
+            suanli_dot_v1_dot_usage__pb2.ExportUsageRequest.SerializeToString,
+            suanli_dot_v1_dot_usage__pb2.ExportUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,
