@@ -1,0 +1,28 @@
+"""The chain over the ledger: each record's hash covers all its fields and the hash of the record before.
+
+Whoever changes, takes out or exchanges a record has to hash every later one anew, and then the newest hash is another than the one that
+is printed on statements and kept with closed months.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from scheduler.domain.records import LedgerRecord
+
+FIRST = b""
+"""The hash before the first record."""
+_HASH = LedgerRecord._fields.index("hash")
+assert _HASH == len(LedgerRecord._fields) - 1
+
+
+def hash_of(before: bytes, record: LedgerRecord) -> bytes:
+    """SHA-256 over the hash before and the record's other fields in their order, as a JSON list without spaces, ASCII only."""
+    text = json.dumps(record[:_HASH], separators=(",", ":"))
+    return hashlib.sha256(before + text.encode()).digest()
+
+
+def chained(before: bytes, record: LedgerRecord) -> LedgerRecord:
+    """The record with its hash."""
+    return record._replace(hash=hash_of(before, record))
