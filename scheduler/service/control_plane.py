@@ -25,6 +25,7 @@ from scheduler.planning.explanation import Explanation
 from scheduler.planning.policy import Policy
 from scheduler.planning.runtimes import RuntimeModel
 from scheduler.planning.warming import warm_up
+from scheduler.service.accounting import Accounting
 from scheduler.service.administration import Administration
 from scheduler.service.committing import Committer
 from scheduler.service.contract import JobExplanation, Submission, Submitted, Usage
@@ -59,7 +60,7 @@ FORECAST_SECONDS = 1.0
 """A forecast may go on for so long before it extrapolates."""
 
 
-class ControlPlane(Administration):
+class ControlPlane(Administration, Accounting):
     """One process of the control plane: a standby until ``start`` returns, then the leader until it fails or stops."""
 
     def __init__(
