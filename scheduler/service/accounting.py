@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from scheduler.domain.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
@@ -70,7 +71,7 @@ class Accounting:
             sums = await self._settled(lambda: self._store.usage_sums(UsageQuery(period=month)))
             records = await self._settled(lambda: self._store.count_posted(month))
             if state.metering.last_posted.get(month, 0) == last:
-                return await self._change(lambda: months.close(state, month, digest_of(sums), records, author))
+                return await self._change(partial(months.close, state, month, digest_of(sums), records, author))
         raise Unavailable(f"{month} is still being posted to; try again in a moment.", reason="MONTH_BUSY")
 
     async def list_months(self) -> list[MonthRecord]:
@@ -88,8 +89,8 @@ class Accounting:
             return BudgetStatus(budget, 0, 0, 0, budget.amount, 0, 0, 0, *_currency(state, budget))
         spent, upto = 0, 0
         for _ in range(_TRIES):
-            spent, upto = await self._settled(lambda: _spent(self._store, state, budget, upto, spent))
-            done = await self._change(lambda: _apply(state, budget, author, spent, upto))
+            spent, upto = await self._settled(partial(_spent, self._store, state, budget, upto, spent))
+            done = await self._change(partial(_apply, state, budget, author, spent, upto))
             if done is not None:
                 return done
         raise Unavailable("The ledger is being posted to faster than it can be read; try again.", reason="LEDGER_BUSY")

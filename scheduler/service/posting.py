@@ -78,11 +78,11 @@ def post(state: State, records: Iterable[LedgerRecord]) -> list[LedgerRecord]:
     """Number records, put each in its accounting month and in the chain, and charge the budgets; returns them as they are kept."""
     metering, now = state.metering, state.now()
     posted = []
-    for record in records:
+    for draft in records:
         state.counters.ledger_seq += 1
-        period = metering.period_of(record.start_ms)
+        period = metering.period_of(draft.start_ms)
         sequence = state.counters.ledger_seq
-        record = chained(metering.head, record._replace(sequence=sequence, period=period, posted_ms=now))
+        record = chained(metering.head, draft._replace(sequence=sequence, period=period, posted_ms=now))
         metering.head = record.hash
         metering.recent.append(record)
         metering.last_posted[period] = sequence
