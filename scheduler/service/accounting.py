@@ -12,12 +12,15 @@ from scheduler.domain.records import BudgetNoticeRecord, LedgerRecord, MonthReco
 from scheduler.domain.states import JobState
 from scheduler.metering.budgets import Budget, BudgetUnit
 from scheduler.metering.chain import digest_of
+from scheduler.metering.money import Amounts
 from scheduler.metering.segments import month_of
+from scheduler.metering.totals import GROUP_BY, Total, TotalKey, Totals
 from scheduler.service import corrections, months
 from scheduler.service.budgets import BUDGET, Account, place_of, record_of
-from scheduler.service.contract import BudgetStatus, Correction
+from scheduler.service.contract import BudgetStatus, Correction, Metered
 from scheduler.service.engine import Engine
 from scheduler.service.ports import LedgerQuery, Store, UsageQuery
+from scheduler.service.posting import open_segments
 from scheduler.service.state import State
 
 T = TypeVar("T")
@@ -39,6 +42,16 @@ class Accounting:
     async def _settled(self, work: Callable[[], T]) -> T:
         """Read from the store what is there once everything so far is durable."""
         raise NotImplementedError
+
+    totals: Totals
+    """Of what is durable."""
+
+    async def metered(self) -> Metered:
+        """See ``Service``."""
+        state, now = self.engine.state, self.engine.state.now()
+        running = [each for attempt in state.attempts.values() for each in open_segments(state, attempt, now)]
+        metering = state.metering
+        return Metered(self.totals.rows(), self.totals.sequence, running, metering.prices, metering.verified)
 
     # --- corrections --------------------------------------------------------------------------------------------------
 
@@ -116,6 +129,20 @@ class Accounting:
     ) -> list[BudgetNoticeRecord]:
         """See ``Service``."""
         return await self._settled(lambda: self._store.list_budget_notices(institution, budget, before_number, limit))
+
+
+def load_totals(store: Store) -> Totals:
+    """What is in the ledger, before anything more is posted."""
+    rows = [
+        Total(
+            TotalKey._make(getattr(each.key, name) for name in GROUP_BY),
+            Amounts(each.cpu_milli_ms, each.memory_mib_ms, each.gpu_milli_ms),
+            each.cpu_used_milli_ms,
+            each.gpu_used_milli_ms,
+        )
+        for each in store.usage_sums(UsageQuery(group_by=GROUP_BY))
+    ]
+    return Totals(rows, store.last_sequences()[1])
 
 
 def _check_budget(state: State, budget: Budget) -> None:

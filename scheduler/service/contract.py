@@ -31,6 +31,8 @@ from scheduler.domain.records import (
 from scheduler.domain.resources import Resources
 from scheduler.domain.spec import JobSpec
 from scheduler.metering.budgets import Budget
+from scheduler.metering.prices import PriceBook
+from scheduler.metering.totals import Total
 from scheduler.planning.explanation import Explanation
 from scheduler.planning.policy_text import PolicyText
 from scheduler.planning.runtimes import Accuracy
@@ -179,6 +181,24 @@ class BudgetStatus(NamedTuple):
     digits: int
 
 
+class Verified(NamedTuple):
+    """The result of the last verification of the whole ledger."""
+
+    time_ms: int
+    chain_faults: int
+    other_faults: int
+
+
+class Metered(NamedTuple):
+    """All that is metered: the ledger's totals as of its record ``sequence``, and ``open``, what running attempts hold beside it by now."""
+
+    totals: list[Total]
+    sequence: int
+    open: list[LedgerRecord]
+    prices: PriceBook
+    verified: Verified | None
+
+
 class Gauges(NamedTuple):
     """What /metrics shows of the present: counts by (institution, state), statuses, and loop figures."""
 
@@ -255,6 +275,10 @@ class Service(Protocol):
 
     async def ledger(self, query: LedgerQuery) -> list[LedgerRecord]:
         """A page of the ledger."""
+        ...
+
+    async def metered(self) -> Metered:
+        """For counters: from memory, at once, and only what is durable."""
         ...
 
     async def correct_ledger(self, asked: Correction, institution: str, author: str) -> list[LedgerRecord]:

@@ -25,7 +25,7 @@ from scheduler.planning.explanation import Explanation
 from scheduler.planning.policy import Policy
 from scheduler.planning.runtimes import RuntimeModel
 from scheduler.planning.warming import warm_up
-from scheduler.service.accounting import Accounting
+from scheduler.service.accounting import Accounting, load_totals
 from scheduler.service.administration import Administration
 from scheduler.service.committing import Committer
 from scheduler.service.contract import JobExplanation, Submission, Submitted, Usage
@@ -109,6 +109,7 @@ class ControlPlane(Administration, Accounting):
         # engine of its own, because this one may be asked for gauges meanwhile.
         engine = self._new_engine()
         await self._read(lambda: engine.rebuild(stored, leadership.epoch))
+        self.totals = await self._read(lambda: load_totals(self._store))
         if self.failure.done():
             raise self.failure.result()
         self.engine = engine
@@ -200,6 +201,7 @@ class ControlPlane(Administration, Accounting):
                 log.warning("the leadership could not be renewed: %s", error)
 
     def _deliver(self, turn: Turn) -> None:
+        self.totals.add(turn.batch.ledger)
         self._sessions.deliver(turn)
         self._hub.publish(turn.batch.events)
 

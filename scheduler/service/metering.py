@@ -10,6 +10,7 @@ from scheduler.metering.chain import FIRST
 from scheduler.metering.prices import PriceBook, PriceList
 from scheduler.metering.segments import month_of, next_month
 from scheduler.service.budgets import Budgets
+from scheduler.service.contract import Verified
 
 RECENT = 10_000
 SegmentKey = tuple[str, int, int]
@@ -34,6 +35,7 @@ class Metering:
         """The UTC day that is being metered."""
         self.unposted: deque[int] = deque()
         """Launch numbers of attempts whose past days are to be posted."""
+        self.verified: Verified | None = None
         self.corrected: dict[SegmentKey, int] = {}
         """The newest revision of segments that this leader has corrected."""
         self.taken_back: set[int] = set()
