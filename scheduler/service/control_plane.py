@@ -42,6 +42,7 @@ from scheduler.service.ports import (
     LedgerQuery,
     SpecCodec,
     Store,
+    UsageQuery,
     UsageSum,
 )
 from scheduler.service.sessions import LiveSession, Sessions

@@ -346,6 +346,12 @@ class MemoryStore:
             self._check_reachable()
             return self._ledger.segments_of(job_id, attempt)
 
+    def count_posted(self, period: str) -> int:
+        """How many records were posted to an accounting month."""
+        with self._lock:
+            self._check_reachable()
+            return self._ledger.count_posted(period)
+
     def ledger_after(self, sequence: int, limit: int) -> list[LedgerRecord]:
         """The next ``limit`` records, in the order of their numbers."""
         with self._lock:

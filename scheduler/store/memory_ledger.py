@@ -100,6 +100,10 @@ class MemoryLedger:
         """All records of an attempt, oldest first."""
         return list(self._by_attempt.get((job_id, attempt), ()))
 
+    def count_posted(self, period: str) -> int:
+        """How many records of an accounting month."""
+        return sum(record.period == period for record in self._records)
+
     def sums(self, query: UsageQuery) -> list[UsageSum]:
         """Sums by key, in its order."""
         fields = grouped_fields(query)

@@ -51,6 +51,11 @@ def segments_of(connection: Connection, job_id: str, attempt: int) -> list[Ledge
     return sorted(records_of(connection, query, LedgerRecord._make))
 
 
+def count_posted(connection: Connection, period: str) -> int:
+    """How many records of an accounting month."""
+    return connection.execute(select(func.count()).where(LEDGER.c.period == period)).scalar_one()
+
+
 def ledger_hash(connection: Connection) -> bytes:
     """The newest record's; empty before the first."""
     found = connection.execute(select(LEDGER.c.hash).order_by(LEDGER.c.sequence.desc()).limit(1)).scalar()
@@ -74,11 +79,12 @@ def _key_column(name: str, fields: frozenset[str]) -> ColumnElement[Any]:
 def usage_sums(connection: Connection, asked: UsageQuery) -> list[UsageSum]:
     """Sums over the rollup, by key."""
     fields = grouped_fields(asked)
-    halves = [USAGE.c[f"{name}_{part}"] for name in SUMS for part in ("high", "low")]
-    query = select(
-        *(_key_column(name, fields) for name in UsageKey._fields),
-        *(func.sum(column) for column in (*halves, *(USAGE.c[name] for name in COUNTS))),
-    ).group_by(*(USAGE.c[name] for name in UsageKey._fields if name in fields))
+    figures = [USAGE.c[f"{name}_{part}"] for name in SUMS for part in ("high", "low")] + [USAGE.c[n] for n in COUNTS]
+    keys = [_key_column(name, fields) for name in UsageKey._fields]
+    if asked.group_by:
+        query = select(*keys, *map(func.sum, figures)).group_by(*(USAGE.c[name] for name in sorted(fields)))
+    else:
+        query = select(*keys, *figures)  # A row is a sum already.
     for name in ("institution", "project", "user", "period"):
         value = getattr(asked, name)
         if value:

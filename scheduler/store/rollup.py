@@ -17,9 +17,9 @@ _FIRST_DAY = date(1970, 1, 1).toordinal()
 _USAGE, _CREDIT = int(EntryKind.USAGE), int(EntryKind.CREDIT)
 # A key's fields where they are summed over.
 EMPTY_KEY = UsageKey("", "", "", "", "", "", "", "", 0, 0, 0, "", 0, 0, 0)
-# Far beyond any cluster (a million cores for a million years are 2^85) and far enough below what two columns of 64 bits hold that no
-# number of such commits passes them: SQLite would go on in floating point, silently.
-_LARGEST = 1 << 86
+# A record beyond it is a defect (a million cores held for a thousand years are less than 2^75), and would bring the sums near what two
+# columns of 64 bits hold, where SQLite goes on in floating point without a word.
+_LARGEST = 1 << 80
 
 
 @lru_cache(maxsize=1024)

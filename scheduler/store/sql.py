@@ -255,6 +255,11 @@ class SqlStore:
         with translated("reading the ledger"), self._reading() as connection:
             return queries_metering.segments_of(connection, job_id, attempt)
 
+    def count_posted(self, period: str) -> int:
+        """How many records were posted to an accounting month."""
+        with translated("counting records"), self._reading() as connection:
+            return queries_metering.count_posted(connection, period)
+
     def ledger_after(self, sequence: int, limit: int) -> list[LedgerRecord]:
         """The next ``limit`` records, in the order of their numbers."""
         with translated("reading the ledger"), self._reading() as connection:

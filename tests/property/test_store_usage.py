@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.domain.records import LedgerRecord
-from scheduler.service.ports import CommitBatch, LedgerQuery, Store, UsageKey
+from scheduler.service.ports import CommitBatch, LedgerQuery, Store, UsageKey, UsageQuery
 from scheduler.store.memory import MemoryStore
 from scheduler.store.sql import SqlStore
 from tests.support import rows
@@ -95,6 +95,6 @@ def test_the_rollup_is_the_sum_of_the_ledger(kind: str, template: Path, batches:
             added = (record.cpu_milli * held_ms, record.memory_mib * held_ms, record.gpu_milli * held_ms)
             for at, amount in enumerate((*added, 1, int(record.segment == 0))):
                 expected[key][at] += amount
-        found = store.usage_sums()
+        found = store.usage_sums(UsageQuery())
         assert {total.key: list(total[1:]) for total in found} == expected
-        assert store.usage_sums("fudan", "nlp") == [t for t in found if t.key[:2] == ("fudan", "nlp")]
+        assert store.usage_sums(UsageQuery("fudan", "nlp")) == [t for t in found if t.key[:2] == ("fudan", "nlp")]

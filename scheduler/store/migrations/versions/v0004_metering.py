@@ -272,7 +272,14 @@ def upgrade() -> None:
     if not _on_sqlite():
         # Millions of records take longer than any statement of a running service may.
         op.execute("SET LOCAL statement_timeout = 0")
-    for name in ("gpu_used_milli_ms", "gpu_peak_memory_mib", "metered_ms", "metered_segments"):
+    for name in (
+        "gpu_used_milli_ms",
+        "gpu_peak_memory_mib",
+        "metered_ms",
+        "metered_segments",
+        "metered_cpu_used_ms",
+        "metered_gpu_used_milli_ms",
+    ):
         op.add_column("attempts", sa.Column(name, INT, nullable=False, server_default="0"))
     _rewrite_ledger()
     _create_prices_and_months()
