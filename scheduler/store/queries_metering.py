@@ -82,7 +82,9 @@ def usage_sums(connection: Connection, asked: UsageQuery) -> list[UsageSum]:
     figures = [USAGE.c[f"{name}_{part}"] for name in SUMS for part in ("high", "low")] + [USAGE.c[n] for n in COUNTS]
     keys = [_key_column(name, fields) for name in UsageKey._fields]
     if asked.group_by:
-        query = select(*keys, *map(func.sum, figures)).group_by(*(USAGE.c[name] for name in sorted(fields)))
+        query = select(*keys, *map(func.sum, figures)).group_by(
+            *(USAGE.c[name] for name in UsageKey._fields if name in fields)
+        )
     else:
         query = select(*keys, *figures)  # A row is a sum already.
     for name in ("institution", "project", "user", "period"):
