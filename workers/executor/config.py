@@ -20,7 +20,7 @@ class ExecutorConfig:
     root: str
     artifact_url: str
     sample_interval_ms: int = 300
-    tell_interval_ms: int = 10_000
+    tell_interval_ms: int = 5_000
     checkpoint_interval_ms: int = 60_000
     max_live: int = 20_000
     max_events: int = 200_000
