@@ -122,15 +122,17 @@ async def test_cpu_time_of_children_that_have_ended_stays_in_the_account(start: 
 
 
 async def test_jobs_that_share_a_gpu_are_each_told_their_own_use(start: Start) -> None:
-    names = {"a": uuid.uuid4().hex, "b": uuid.uuid4().hex, "none": uuid.uuid4().hex}
-    run = await start(DeclaredGpus(**{names["a"]: (600, 3000), names["b"]: (150, 500), names["none"]: (1000, 9000)}))
+    names = {job_id: uuid.uuid4().hex for job_id in ("a", "b", "none", "other")}
+    uses = {"a": (600, 3000), "b": (150, 500), "none": (1000, 9000), "other": (1000, 9000)}
+    run = await start(DeclaredGpus(**{names[job_id]: use for job_id, use in uses.items()}))
     share = {"gpu_indices": (0,), "gpu_milli": 500}
     await run.executor.launch(
         [
             marked(IDLE, names["a"], "a", **share),
             marked(IDLE, names["b"], "b", **share),
-            # It asked for no GPU, so none of its use is its own to show.
+            # What a job does on a GPU that it does not hold is not set against what it holds.
             marked(IDLE, names["none"], "none"),
+            marked(IDLE, names["other"], "other", gpu_indices=(1,), gpu_milli=1000),
         ]
     )
     for job_id in ("a", "b"):
@@ -139,12 +141,26 @@ async def test_jobs_that_share_a_gpu_are_each_told_their_own_use(start: Start) -
         await run.executor.stop(job_id, 1, 0)
     ends = {job_id: await run.exited(job_id) for job_id in names}
     held = {job_id: end.ended_ms - end.started_ms for job_id, end in ends.items()}
-    assert {job_id: end.usage.gpu_peak_memory_mib for job_id, end in ends.items()} == {"a": 3000, "b": 500, "none": 0}
+    peaks = {job_id: end.usage.gpu_peak_memory_mib for job_id, end in ends.items()}
+    assert peaks == {"a": 3000, "b": 500, "none": 0, "other": 0}
     assert 0 < ends["a"].usage.gpu_used_milli_ms <= 600 * (held["a"] + 50)
     assert 0 < ends["b"].usage.gpu_used_milli_ms <= 150 * (held["b"] + 50)
-    assert ends["none"].usage.gpu_used_milli_ms == 0
+    assert (ends["none"].usage.gpu_used_milli_ms, ends["other"].usage.gpu_used_milli_ms) == (0, 0)
     assert ends["a"].usage.gpu_used_milli_ms % 600 == 0
     assert ends["b"].usage.gpu_used_milli_ms % 150 == 0
+
+
+async def test_where_the_driver_tells_nothing_by_process_only_a_whole_gpu_has_a_figure(start: Start) -> None:
+    class Silent:
+        def read(self, index: int) -> GpuReading | None:
+            return GpuReading(100)
+
+    run = await start(Silent())
+    whole = python(IDLE, "whole", gpu_indices=(0,), gpu_milli=1000)
+    await run.executor.launch([whole, python(IDLE, "share", gpu_indices=(1,), gpu_milli=999)])
+    await told(run, lambda usage: usage.gpu_used_milli_ms > 0, "whole")
+    await run.executor.stop("share", 1, 0)
+    assert (await run.exited("share")).usage.gpu_used_milli_ms == 0
 
 
 async def test_the_use_of_a_jobs_children_is_the_jobs(start: Start) -> None:
