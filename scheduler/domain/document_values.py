@@ -58,7 +58,7 @@ def shown(value: object) -> str:
     # No number is written out whole: one of 4,000 digits is refused by the interpreter itself.
     if isinstance(value, int) and not -(10**18) < value < 10**18:
         return "a number this large"
-    text = ascii(value) if isinstance(value, str) else str(value)
+    text = ascii(value) if isinstance(value, str) else f"{value:f}" if isinstance(value, Decimal) else str(value)
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"
 
 

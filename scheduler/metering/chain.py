@@ -14,7 +14,7 @@ from scheduler.domain.records import LedgerRecord
 FIRST = b""
 """The hash before the first record."""
 _HASH = LedgerRecord._fields.index("hash")
-assert _HASH == len(LedgerRecord._fields) - 1
+assert len(LedgerRecord._fields) - 1 == _HASH
 
 
 def hash_of(before: bytes, record: LedgerRecord) -> bytes:
