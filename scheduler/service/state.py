@@ -19,6 +19,7 @@ from scheduler.domain.records import (
     InstitutionRecord,
     LedgerRecord,
     PolicyRecord,
+    PriceListRecord,
     ProjectRecord,
     QuotaRecord,
     RequestRecord,
@@ -35,6 +36,7 @@ from scheduler.service.claims import Claims
 from scheduler.service.evictions import EvictionCount
 from scheduler.service.holdings import Holdings
 from scheduler.service.job import Job
+from scheduler.service.metering import Metering
 from scheduler.service.model import Attempt, Node, Region, Tenant
 from scheduler.service.observe import NullObserver, Observer
 from scheduler.service.ports import Clock, CommitBatch, IdSource, RuntimePredictor, SpecCodec
@@ -142,6 +144,11 @@ class State:
         self.evictions = EvictionCount()
         self.policy_record: PolicyRecord | None = None
         """The newest stored version; None before the first."""
+        self.metering = Metering()
+        self.price_lists: dict[int, PriceListRecord] = {}
+        """By version, without their texts."""
+        self.newest_price_list: PriceListRecord | None = None
+        """With its texts."""
         self.requests: OrderedDict[tuple[str, str], RequestRecord] = OrderedDict()
         self.requests_complete = True
         self.live_jobs = 0
