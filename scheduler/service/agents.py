@@ -228,6 +228,7 @@ def _started(state: State, attempt: Attempt, at_ms: int) -> None:
     job = attempt.job
     attempt.state = AttemptState.RUNNING
     attempt.start_ms = max(attempt.grant_ms, min(at_ms, state.now()))
+    state.metering.budgets.keep(attempt, state.now())
     state.touch_attempt(attempt)
     state.show_running(attempt)
     if not job.start_ms:

@@ -16,10 +16,12 @@ from scheduler.domain.agent import AgentCommand, AgentMessage
 from scheduler.domain.records import (
     ApiKeyRecord,
     AttemptRecord,
+    BudgetNoticeRecord,
     EventRecord,
     InstitutionRecord,
     JobRecord,
     LedgerRecord,
+    MonthRecord,
     PolicyRecord,
     PriceListRecord,
     ProjectRecord,
@@ -29,8 +31,11 @@ from scheduler.domain.records import (
 )
 from scheduler.domain.resources import Resources
 from scheduler.domain.spec import JobSpec
+from scheduler.metering.budgets import Budget
 from scheduler.metering.estimate import PlaceCost
 from scheduler.metering.price_text import PriceText
+from scheduler.metering.prices import PriceBook
+from scheduler.metering.totals import Total
 from scheduler.planning.explanation import Explanation
 from scheduler.planning.policy_text import PolicyText
 from scheduler.planning.runtimes import Accuracy
@@ -166,6 +171,62 @@ class Usage(NamedTuple):
     ledger_sequence: int
 
 
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """What stands in a record's place; None: as it was."""
+
+    project: str | None = None
+    start_ms: int | None = None
+    end_ms: int | None = None
+    cpu_milli: int | None = None
+    memory_mib: int | None = None
+    gpu_milli: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """Take a record back, or (``credit``) its cost only."""
+
+    sequence: int
+    reason: str
+    replacement: Replacement | None = None
+    credit: bool = False
+
+
+class BudgetStatus(NamedTuple):
+    """How a budget stands, in its unit: ``running`` up to now, ``committed`` at most from now on. ``digits``: of the currency's minor
+    unit, 3 for other units. ``exhausted_ms``: when it will be used up at its average speed so far, 0 for not before its end."""
+
+    budget: Budget
+    spent: int
+    running: int
+    committed: int
+    available: int
+    threshold: int
+    held_jobs: int
+    exhausted_ms: int
+    currency: str
+    digits: int
+
+
+class Verified(NamedTuple):
+    """The result of the last verification of the whole ledger."""
+
+    time_ms: int
+    chain_faults: int
+    other_faults: int
+
+
+class Metered(NamedTuple):
+    """All that is metered: the ledger's totals as of its record ``sequence``, and ``open``, what running attempts hold beside it by now."""
+
+    totals: list[Total]
+    sequence: int
+    open: list[LedgerRecord]
+    prices: PriceBook
+    verified: Verified | None
+
+
 class Gauges(NamedTuple):
     """What /metrics shows of the present: counts by (institution, state), statuses, and loop figures."""
 
@@ -242,6 +303,39 @@ class Service(Protocol):
 
     async def ledger(self, query: LedgerQuery) -> list[LedgerRecord]:
         """A page of the ledger."""
+        ...
+
+    async def metered(self) -> Metered:
+        """For counters: from memory, at once, and only what is durable."""
+        ...
+
+    async def correct_ledger(self, asked: Correction, institution: str, author: str) -> list[LedgerRecord]:
+        """Reverse or credit a record of an institution (empty: of any), and put another in its place; the new records.
+
+        ``NotFound``; ``FailedPrecondition``: NOT_CORRECTABLE, ALREADY_CORRECTED, STILL_RUNNING.
+        """
+        ...
+
+    async def close_month(self, month: str, author: str) -> MonthRecord:
+        """Close an accounting month ("2026-10"); idempotent. ``FailedPrecondition``: MONTH_NOT_OVER, EARLIER_MONTH_OPEN."""
+        ...
+
+    async def list_months(self) -> list[MonthRecord]:
+        """The closed ones, newest first."""
+        ...
+
+    async def put_budget(self, budget: Budget, author: str, validate_only: bool) -> BudgetStatus:
+        """Create a budget or change its terms. ``NotFound`` for its tenants; ``FailedPrecondition``: NO_PRICE_LIST, BUDGET_FIXED."""
+        ...
+
+    async def list_budgets(self, institution: str, include_past: bool) -> list[BudgetStatus]:
+        """Of one institution or (empty) of all, by id."""
+        ...
+
+    async def list_budget_notices(
+        self, institution: str, budget: str, before_number: int, limit: int
+    ) -> list[BudgetNoticeRecord]:
+        """Below ``before_number`` (0: from the newest), newest first; empty fields do not filter."""
         ...
 
     async def put_institution(self, record: InstitutionRecord, actor: str) -> InstitutionRecord:

@@ -25,6 +25,7 @@ from scheduler.planning.explanation import Explanation
 from scheduler.planning.policy import Policy
 from scheduler.planning.runtimes import RuntimeModel
 from scheduler.planning.warming import warm_up
+from scheduler.service.accounting import Accounting, load_totals
 from scheduler.service.administration import Administration
 from scheduler.service.committing import Committer
 from scheduler.service.contract import CostEstimates, JobExplanation, Submission, Submitted, Usage
@@ -60,7 +61,7 @@ FORECAST_SECONDS = 1.0
 """A forecast may go on for so long before it extrapolates."""
 
 
-class ControlPlane(Administration):
+class ControlPlane(Administration, Accounting):
     """One process of the control plane: a standby until ``start`` returns, then the leader until it fails or stops."""
 
     def __init__(
@@ -109,6 +110,7 @@ class ControlPlane(Administration):
         # engine of its own, because this one may be asked for gauges meanwhile.
         engine = self._new_engine()
         await self._read(lambda: engine.rebuild(stored, leadership.epoch))
+        self.totals = await self._read(lambda: load_totals(self._store))
         if self.failure.done():
             raise self.failure.result()
         self.engine = engine
@@ -200,6 +202,7 @@ class ControlPlane(Administration):
                 log.warning("the leadership could not be renewed: %s", error)
 
     def _deliver(self, turn: Turn) -> None:
+        self.totals.add(turn.batch.ledger)
         self._sessions.deliver(turn)
         self._hub.publish(turn.batch.events)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from scheduler.domain.records import JobRecord
 from scheduler.domain.states import JobState
 from scheduler.service import policies, prices
+from scheduler.service.budgets import BUDGET
 from scheduler.service.job import Job
 from scheduler.service.model import Attempt, Node, Region
 from scheduler.service.ports import StoredState
@@ -20,7 +21,7 @@ def rebuild(state: State, stored: StoredState, epoch: int) -> None:
     if stored.policy is not None:
         # Before the jobs: where they stand in the queue is the policy's to say.
         policies.use_stored(state, stored.policy)
-    prices.use_stored(state, stored.price_lists)
+    _metering(state, stored)
     _tenants(state, stored)
     for region in stored.regions:
         state.regions[region.region] = Region(
@@ -45,6 +46,13 @@ def rebuild(state: State, stored: StoredState, epoch: int) -> None:
         state.requests[request.user, request.request_id] = request
     state.requests_complete = stored.requests_complete
     state.round_needed = True
+
+
+def _metering(state: State, stored: StoredState) -> None:
+    metering = state.metering
+    metering.load(stored.ledger_hash, stored.months)
+    prices.use_stored(state, stored.price_lists)
+    metering.budgets.load(stored.budgets, stored.budget_spending, stored.last_budget_notice, metering.prices)
 
 
 def _tenants(state: State, stored: StoredState) -> None:
@@ -81,6 +89,7 @@ def _attempt(state: State, attempt: Attempt) -> None:
     if attempt.stop_outcome is not None:
         attempt.stopped_by_ms = state.now() + attempt.stop_grace_ms
     state.index_attempt(attempt)
+    state.metering.budgets.keep(attempt, state.now())
 
 
 def _wait(state: State, job: Job) -> None:
@@ -92,6 +101,9 @@ def _wait(state: State, job: Job) -> None:
         return
     if job.reason == "BACKOFF":
         state.add_timer(job)
+        return
+    if job.reason == BUDGET:
+        state.metering.budgets.wait_again(job)
         return
     job.waits_for = set()
     for dependency in job.spec.dependencies:

@@ -48,6 +48,12 @@ class Attempt:
     stop_outcome: AttemptOutcome | None = None
     logs: str = ""
     saved_ms: int = 0
+    gpu_used_milli_ms: int = 0
+    gpu_peak_memory_mib: int = 0
+    metered_ms: int = 0
+    metered_segments: int = 0
+    metered_cpu_used_ms: int = 0
+    metered_gpu_used_milli_ms: int = 0
     told_ms: int = 0
     stop_grace_ms: int = 0
     stopped_by_ms: int = 0
@@ -118,6 +124,12 @@ class Attempt:
             int(self.stop_outcome or 0),
             self.logs,
             self.saved_ms,
+            self.gpu_used_milli_ms,
+            self.gpu_peak_memory_mib,
+            self.metered_ms,
+            self.metered_segments,
+            self.metered_cpu_used_ms,
+            self.metered_gpu_used_milli_ms,
         )
 
     @staticmethod
@@ -137,6 +149,14 @@ class Attempt:
             start_ms=record.start_ms,
             stop_outcome=AttemptOutcome(record.stop_outcome) if record.stop_outcome else None,
             saved_ms=record.saved_ms,
+            cpu_used_ms=record.cpu_used_ms,
+            peak_memory_mib=record.peak_memory_mib,
+            gpu_used_milli_ms=record.gpu_used_milli_ms,
+            gpu_peak_memory_mib=record.gpu_peak_memory_mib,
+            metered_ms=record.metered_ms,
+            metered_segments=record.metered_segments,
+            metered_cpu_used_ms=record.metered_cpu_used_ms,
+            metered_gpu_used_milli_ms=record.metered_gpu_used_milli_ms,
             stop_grace_ms=job.spec.grace_ms,
         )
 
