@@ -83,11 +83,16 @@ PERMISSIONS: Mapping[str, _Row] = {
     "suanli.v1.AdminService/WhoAmI": {R: OWN, A: OWN, F: OWN, O: OWN, G: OWN},
     "suanli.v1.UsageService/GetUsage": {R: OWN, A: INST, F: INST, O: ANY},
     "suanli.v1.UsageService/ListLedger": {A: INST, F: INST, O: ANY},
+    # Of the finance officers, those of no institution.
+    "suanli.v1.UsageService/PutPriceList": _OPERATORS,
+    "suanli.v1.UsageService/GetPriceList": _EVERYONE,
+    "suanli.v1.UsageService/ListPriceLists": _EVERYONE,
+    "suanli.v1.UsageService/EstimateCost": _SUBMITTERS,
 }
 
 # These need no key: the first takes a single-use token instead.
 PUBLIC = frozenset({"suanli.v1.RegionService/EnrolAgent"})
-# A finance officer of no institution is the platform's own: reads every institution's usage and quotas.
+# A finance officer of no institution is the platform's own: reads every institution's usage and quotas, and puts prices.
 PLATFORM_FINANCE = frozenset(
     {
         "suanli.v1.AdminService/ListInstitutions",
@@ -95,6 +100,7 @@ PLATFORM_FINANCE = frozenset(
         "suanli.v1.AdminService/ListQuotas",
         "suanli.v1.UsageService/GetUsage",
         "suanli.v1.UsageService/ListLedger",
+        "suanli.v1.UsageService/PutPriceList",
     }
 )
 

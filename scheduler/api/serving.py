@@ -17,6 +17,7 @@ from scheduler.api.gate import Gate, RpcObserver
 from scheduler.api.jobs import JobApi
 from scheduler.api.logs import LogBroker
 from scheduler.api.policies import PolicyApi
+from scheduler.api.prices import PriceApi
 from scheduler.api.regions import RegionApi
 from scheduler.api.usage import UsageApi
 from scheduler.catalog.catalogue import Catalogue
@@ -80,6 +81,7 @@ class ApiServer:
             AdminApi(service),
             PolicyApi(service),
             UsageApi(service),
+            PriceApi(service, codec),
         )
         self.grpc = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CONCURRENT_RPCS)
         self._gate = Gate(service, observer)

@@ -23,6 +23,7 @@ from scheduler.domain.records import (
     LedgerRecord,
     MonthRecord,
     PolicyRecord,
+    PriceListRecord,
     ProjectRecord,
     QuotaRecord,
     RegionRecord,
@@ -31,6 +32,8 @@ from scheduler.domain.records import (
 from scheduler.domain.resources import Resources
 from scheduler.domain.spec import JobSpec
 from scheduler.metering.budgets import Budget
+from scheduler.metering.estimate import PlaceCost
+from scheduler.metering.price_text import PriceText
 from scheduler.metering.prices import PriceBook
 from scheduler.metering.totals import Total
 from scheduler.metering.verifying import Fault
@@ -133,6 +136,31 @@ class PolicyPut(NamedTuple):
 
     record: PolicyRecord
     warnings: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class PriceListDraft:
+    """A price list to put: the document as it was given, and what it says. ``validate_only``: change nothing."""
+
+    document: str
+    text: PriceText
+    comment: str = ""
+    validate_only: bool = False
+
+
+class PriceListPut(NamedTuple):
+    """The version that was put (number 0: only checked), and what in it is probably not meant."""
+
+    record: PriceListRecord
+    warnings: list[str]
+
+
+class CostEstimates(NamedTuple):
+    """What a job would cost in each place where it could run, the dearest first; in no currency ("") before any list was put."""
+
+    places: list[PlaceCost]
+    currency: str
+    digits: int
 
 
 class Usage(NamedTuple):
@@ -392,6 +420,22 @@ class Service(Protocol):
 
     async def list_policies(self, before_version: int, limit: int) -> list[PolicyRecord]:
         """Versions below ``before_version`` (0: from the newest), newest first, without their texts."""
+        ...
+
+    async def get_price_list(self, version: int) -> PriceListRecord:
+        """A version of the price list; 0 is the one in force now. ``NotFound``."""
+        ...
+
+    async def put_price_list(self, draft: PriceListDraft, actor: str) -> PriceListPut:
+        """A new version, in force in its window. ``FailedPrecondition`` (PRICES_IN_THE_PAST, CURRENCY_CHANGED)."""
+        ...
+
+    async def list_price_lists(self, before_version: int, limit: int) -> list[PriceListRecord]:
+        """Versions below ``before_version`` (0: from the newest), newest first, without their texts."""
+        ...
+
+    async def estimate(self, spec: JobSpec, user: str) -> CostEstimates:
+        """What a job that has not been submitted would cost. Raises what ``submit`` would, as if its dependencies had ended."""
         ...
 
     async def create_enrolment_token(self, region: str, ttl_ms: int, actor: str) -> tuple[str, int]:

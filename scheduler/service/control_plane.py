@@ -28,7 +28,7 @@ from scheduler.planning.warming import warm_up
 from scheduler.service.accounting import Accounting, load_totals
 from scheduler.service.administration import Administration
 from scheduler.service.committing import Committer
-from scheduler.service.contract import JobExplanation, Submission, Submitted, Usage
+from scheduler.service.contract import CostEstimates, JobExplanation, Submission, Submitted, Usage
 from scheduler.service.engine import Engine
 from scheduler.service.explaining import with_forecast
 from scheduler.service.job import Job
@@ -45,6 +45,7 @@ from scheduler.service.ports import (
     UsageQuery,
     UsageSum,
 )
+from scheduler.service.prices import estimate_job
 from scheduler.service.sessions import LiveSession, Sessions
 from scheduler.service.state import Settings, Turn
 from scheduler.service.submitting import check_same_request
@@ -343,13 +344,22 @@ class ControlPlane(Administration, Accounting):
 
     async def explain_spec(self, spec: JobSpec, user: str) -> JobExplanation:
         """See ``Service.explain_spec``."""
+        await self._check_spec(spec, user, "spec")
+        engine = self.engine
+        return await self._with_forecast(engine.explainer.explain_spec(engine.policy, spec, user), True, None)
+
+    async def estimate(self, spec: JobSpec, user: str) -> CostEstimates:
+        """See ``Service.estimate``."""
+        await self._check_spec(spec, user, "job")
+        engine = self.engine
+        return await self._change(lambda: estimate_job(engine.state, engine.policy, spec, user))
+
+    async def _check_spec(self, spec: JobSpec, user: str, field: str) -> None:
         try:
             await self.submit(Submission(user, [spec], validate_only=True))
         except SuanliError as error:
-            error.field = error.field.replace("jobs[0]", "spec", 1)
+            error.field = error.field.replace("jobs[0]", field, 1)
             raise
-        engine = self.engine
-        return await self._with_forecast(engine.explainer.explain_spec(engine.policy, spec, user), True, None)
 
     async def _with_forecast(self, explained: JobExplanation, what_if: bool, job: Job | None) -> JobExplanation:
         """Replay in another thread, one replay at a time and for no longer than a second."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from scheduler.domain.records import JobRecord
 from scheduler.domain.states import JobState
-from scheduler.service import prices
+from scheduler.service import policies, prices
 from scheduler.service.budgets import BUDGET
 from scheduler.service.job import Job
 from scheduler.service.model import Attempt, Node, Region
-from scheduler.service.policies import use_stored
 from scheduler.service.ports import StoredState
 from scheduler.service.state import Counters, State
 from scheduler.service.tenants import add_institution, add_project, add_quota
@@ -21,7 +20,7 @@ def rebuild(state: State, stored: StoredState, epoch: int) -> None:
     state.counters = Counters(stored.last_job_no, stored.last_event_seq, stored.last_ledger_seq, stored.last_launch_seq)
     if stored.policy is not None:
         # Before the jobs: where they stand in the queue is the policy's to say.
-        use_stored(state, stored.policy)
+        policies.use_stored(state, stored.policy)
     _metering(state, stored)
     _tenants(state, stored)
     for region in stored.regions:

@@ -18,6 +18,7 @@ from scheduler.domain.records import (
     EventRecord,
     InstitutionRecord,
     PolicyRecord,
+    PriceListRecord,
     ProjectRecord,
     QuotaRecord,
     RequestRecord,
@@ -141,6 +142,11 @@ class State:
         self.evictions = EvictionCount()
         self.policy_record: PolicyRecord | None = None
         """The newest stored version; None before the first."""
+        self.metering = Metering()
+        self.price_lists: dict[int, PriceListRecord] = {}
+        """By version, without their texts."""
+        self.newest_price_list: PriceListRecord | None = None
+        """With its texts."""
         self.requests: OrderedDict[tuple[str, str], RequestRecord] = OrderedDict()
         self.requests_complete = True
         self.live_jobs = 0
@@ -160,7 +166,6 @@ class State:
         self.planner = Planner()
         self.workload = WorkloadSeen()
         self.claims = Claims()
-        self.metering = Metering()
         self._everything_changed = True
         self._changed_nodes: set[tuple[str, str]] = set()
         self._changed_running: set[int] = set()
