@@ -7,6 +7,7 @@ from typing import Final, Literal, NamedTuple
 from scheduler.domain.records import LedgerRecord
 from scheduler.domain.states import EntryKind
 from scheduler.metering.money import Amounts, HourlyPrice
+from scheduler.metering.prices import PriceBook
 from scheduler.metering.segments import month_of
 
 Resource = Literal["cpu", "memory", "gpu"]
@@ -61,6 +62,14 @@ def line_key(record: LedgerRecord, resource: Resource) -> LineKey:
         record.rate,
         record.discount_bp,
     )
+
+
+def cost_of(record: LedgerRecord, prices: PriceBook) -> int:
+    """What the record costs after its discount, in cost units; 0 without a price list."""
+    price_list = prices.get(record.price_list)
+    if price_list is None:
+        return 0
+    return price_list.price(record.rate).cost_units(amounts_of(record), record.discount_bp)
 
 
 def amounts_of(record: LedgerRecord) -> Amounts:

@@ -37,7 +37,7 @@ from scheduler.planning.explanation import Explanation
 from scheduler.planning.policy_text import PolicyText
 from scheduler.planning.runtimes import Accuracy
 from scheduler.planning.types import GroupKey, NodeView, PendingJob, PoolKey
-from scheduler.service.ports import EventQuery, JobQuery, LedgerQuery, UsageSum
+from scheduler.service.ports import EventQuery, JobQuery, LedgerQuery, UsageQuery, UsageSum
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ class PolicyPut(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """Exact sums; ``running`` holds open allocations up to ``as_of_ms`` as if they ended then (empty unless asked)."""
+    """Exact sums; ``running`` holds the part of open allocations that is not in the ledger, up to ``as_of_ms``, as if they ended then (empty unless asked)."""
 
     sums: list[UsageSum]
     running: list[LedgerRecord]
@@ -269,8 +269,12 @@ class Service(Protocol):
         events after ``query.after`` have been pruned."""
         ...
 
-    async def usage(self, institution: str, project: str, include_running: bool) -> Usage:
-        """Sums by every key."""
+    async def usage(self, query: UsageQuery, include_running: bool = False, *, sums: bool = True) -> Usage:
+        """The sums asked for; without ``sums`` only the instant, and what runs at it (of which ``query`` chooses no months)."""
+        ...
+
+    def price_book(self) -> PriceBook:
+        """All price lists."""
         ...
 
     async def ledger(self, query: LedgerQuery) -> list[LedgerRecord]:

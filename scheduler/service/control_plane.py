@@ -21,6 +21,7 @@ from scheduler.domain.records import (
 )
 from scheduler.domain.spec import JobSpec
 from scheduler.domain.states import TERMINAL, JobState
+from scheduler.metering.prices import PriceBook
 from scheduler.planning.explanation import Explanation
 from scheduler.planning.policy import Policy
 from scheduler.planning.runtimes import RuntimeModel
@@ -42,6 +43,7 @@ from scheduler.service.ports import (
     LedgerQuery,
     SpecCodec,
     Store,
+    UsageQuery,
     UsageSum,
 )
 from scheduler.service.sessions import LiveSession, Sessions
@@ -371,25 +373,29 @@ class ControlPlane(Administration, Accounting):
 
     # --- usage ------------------------------------------------------------------------------------------------------
 
-    async def usage(self, institution: str, project: str, include_running: bool) -> Usage:
+    async def usage(self, query: UsageQuery, include_running: bool = False, *, sums: bool = True) -> Usage:
         """See ``Service.usage``: closed and running allocations as of one instant."""
         self._require_leader()
         state = self.engine.state
         as_of_ms, sequence = state.now(), state.counters.ledger_seq
-        running = accrued(state, institution, project, as_of_ms) if include_running else []
+        running = accrued(state, query, as_of_ms) if include_running else []
         await self._committer.durable()
 
         def read() -> list[UsageSum]:
-            sums = self._store.usage_sums(institution, project)
+            found = self._store.usage_sums(query)
             late: list[LedgerRecord] = []
             while page := self._store.ledger(
-                LedgerQuery(institution, project, after=late[-1].sequence if late else sequence)
+                LedgerQuery(query.institution, query.project, after=late[-1].sequence if late else sequence)
             ):
                 late += page
-            return without_late(sums, late)
+            return without_late(found, late, query)
 
-        sums = await self._between_commits(read)
-        return Usage(sums, running, as_of_ms if include_running else 0, sequence)
+        found = await self._between_commits(read) if sums else []
+        return Usage(found, running, as_of_ms, sequence)
+
+    def price_book(self) -> PriceBook:
+        """See ``Service.price_book``."""
+        return self.engine.state.metering.prices
 
     async def ledger(self, query: LedgerQuery) -> list[LedgerRecord]:
         """See ``Service.ledger``."""
