@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 from protos.suanli.v1 import usage_pb2
@@ -13,7 +12,7 @@ from scheduler.api.permissions import Scope
 from scheduler.api.visibility import Caller, institution_scope
 from scheduler.domain.records import LedgerRecord
 from scheduler.metering.money import COST_UNITS_PER_MINOR
-from scheduler.metering.segments import month_of, next_month_ms
+from scheduler.metering.segments import month_of, month_start_ms, next_month_ms
 from scheduler.metering.usage import Aggregation, Dimension, grouping
 from scheduler.service.contract import Service
 from scheduler.service.ports import LedgerQuery, UsageQuery
@@ -43,8 +42,8 @@ def split_interval(from_ms: int, to_ms: int) -> Interval:
     if from_ms >= _FAR_MS:
         return Interval(None, ((from_ms, to_ms),))
     end_ms = 0 if to_ms >= _FAR_MS else to_ms
-    first_ms = from_ms if _month_start(from_ms) == from_ms else next_month_ms(from_ms)
-    last_ms = _month_start(end_ms)
+    first_ms = from_ms if month_start_ms(month_of(from_ms)) == from_ms else next_month_ms(from_ms)
+    last_ms = month_start_ms(month_of(end_ms))
     if end_ms and last_ms < first_ms:
         return Interval(None, ((from_ms, end_ms),))
     fringes = []
@@ -56,11 +55,6 @@ def split_interval(from_ms: int, to_ms: int) -> Interval:
         return Interval(None, tuple(fringes))
     months = (month_of(first_ms) if from_ms else "", month_of(last_ms - 1) if end_ms else "")
     return Interval(months, tuple(fringes))
-
-
-def _month_start(time_ms: int) -> int:
-    first = datetime.strptime(month_of(time_ms), "%Y-%m").replace(tzinfo=UTC)
-    return int(first.timestamp()) * 1000
 
 
 class UsageApi:
