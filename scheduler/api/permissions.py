@@ -86,6 +86,7 @@ PERMISSIONS: Mapping[str, _Row] = {
     "suanli.v1.UsageService/ListLedger": _ACCOUNTANTS,
     "suanli.v1.UsageService/StreamLedger": _ACCOUNTANTS,
     "suanli.v1.UsageService/ExportUsage": _ACCOUNTANTS,
+    "suanli.v1.UsageService/GetStatement": _ACCOUNTANTS,
 }
 
 # These need no key: the first takes a single-use token instead.
@@ -100,6 +101,7 @@ PLATFORM_FINANCE = frozenset(
         "suanli.v1.UsageService/ListLedger",
         "suanli.v1.UsageService/StreamLedger",
         "suanli.v1.UsageService/ExportUsage",
+        "suanli.v1.UsageService/GetStatement",
     }
 )
 

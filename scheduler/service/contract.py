@@ -38,6 +38,7 @@ from scheduler.planning.policy_text import PolicyText
 from scheduler.planning.runtimes import Accuracy
 from scheduler.planning.types import GroupKey, NodeView, PendingJob, PoolKey
 from scheduler.service.ports import EventQuery, JobQuery, LedgerQuery, UsageQuery, UsageSum
+from scheduler.service.statements import StatementFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +313,11 @@ class Service(Protocol):
         self, institution: str, budget: str, before_number: int, limit: int
     ) -> list[BudgetNoticeRecord]:
         """Below ``before_number`` (0: from the newest), newest first; empty fields do not filter."""
+        ...
+
+    async def statement(self, institution: str, month: str) -> StatementFacts:
+        """What a month's statement is made of, as of one instant. ``NotFound`` without the institution; ``FailedPrecondition``
+        (MONTH_NOT_BEGUN) for a month in the future."""
         ...
 
     async def put_institution(self, record: InstitutionRecord, actor: str) -> InstitutionRecord:
