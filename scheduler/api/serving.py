@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection
 from protos.suanli.v1 import admin_pb2, jobs_pb2, regions_pb2, usage_pb2
 from scheduler.api.admin import AdminApi
 from scheduler.api.blobs import MAX_BLOB_BYTES, Artifacts, BlobApi
+from scheduler.api.exports import ExportApi
 from scheduler.api.gate import Gate, RpcObserver
 from scheduler.api.jobs import JobApi
 from scheduler.api.logs import LogBroker
@@ -82,6 +83,7 @@ class ApiServer:
             PolicyApi(service),
             UsageApi(service),
             StatementApi(service),
+            ExportApi(service),
         )
         self.grpc = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CONCURRENT_RPCS)
         self._gate = Gate(service, observer)

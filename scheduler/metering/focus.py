@@ -22,7 +22,7 @@ from scheduler.domain.records import LedgerRecord
 from scheduler.domain.spec import PriorityClass
 from scheduler.domain.states import EntryKind
 from scheduler.metering.lines import CREDIT, FREE, RESOURCES, LineKey, Resource, line_key, price_of, statement_number
-from scheduler.metering.money import BASIS_POINTS, COST_UNITS_PER_MINOR, HOUR_MS, round_half_even
+from scheduler.metering.money import BASIS_POINTS, COST_UNITS_PER_MINOR, HOUR_MS, Amounts, HourlyPrice, round_half_even
 from scheduler.metering.money import FREE as NO_PRICE
 from scheduler.metering.prices import NO_RATE, PriceBook
 from scheduler.metering.segments import DAY_MS, day_of, month_start_ms, next_month_ms
@@ -105,7 +105,7 @@ class _Running:
 
     line: StatementLine | None
     common: dict[str, str]
-    unit_price_micro: int
+    price: HourlyPrice
     billed: int = 0
     billed_rounded: int = 0
     listed: int = 0
@@ -205,7 +205,7 @@ class FocusMonth:
                 "SkuPriceDetails": json.dumps(details),
                 "SkuPriceId": f"{key.price_list}/{'none' if key.rate == NO_RATE else key.rate}/{key.resource}",
             },
-            micro,
+            price,
         )
         self._running[key] = running
         return running
@@ -254,9 +254,9 @@ class FocusMonth:
 
     def _of_amount(self, running: _Running, key: LineKey, amount: int) -> dict[str, str]:
         meter, unit, per_unit = _METERS[key.resource]
-        listed = _cost_units(amount, running.unit_price_micro, key.resource)
-        running.listed += listed * BASIS_POINTS
-        running.billed += listed * (BASIS_POINTS - key.discount_bp)
+        amounts = Amounts(*(amount if each == key.resource else 0 for each in RESOURCES))
+        running.listed += running.price.cost_units(amounts)
+        running.billed += running.price.cost_units(amounts, key.discount_bp)
         before = running.listed_rounded, running.billed_rounded
         running.listed_rounded = self._rounded(running.listed)
         running.billed_rounded = self._rounded(running.billed)
@@ -294,11 +294,6 @@ class FocusMonth:
             "ChargeFrequency": "One-Time",
             "InvoiceDetailId": f"{self._number}-{line.number}",
         }
-
-
-def _cost_units(amount: int, price_micro: int, resource: str) -> int:
-    """Undiscounted, in ``BASIS_POINTS`` × cost units: see ``money.HourlyPrice.cost_units``, of whose sum it is one term."""
-    return amount * price_micro * (125 if resource == "memory" else 128)
 
 
 def csv_text(rows: Iterable[Mapping[str, str]], header: bool = False) -> str:

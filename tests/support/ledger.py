@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from scheduler.domain.records import InstitutionRecord, LedgerRecord, ProjectRecord
 from scheduler.domain.states import EntryKind
-from scheduler.metering.money import HourlyPrice
-from scheduler.metering.prices import Discount, EnergyFactors, PriceBook, PriceList, Rate
+from scheduler.metering.money import Amounts, HourlyPrice
+from scheduler.metering.prices import Allowance, Discount, EnergyFactors, PriceBook, PriceList, Rate
 from scheduler.metering.segments import month_of
+from scheduler.metering.statement import Head, Heading
 from scheduler.service.contract import Usage
 from scheduler.service.ports import LedgerQuery, UsageKey, UsageQuery, UsageSum
+from scheduler.service.statements import StatementFacts
 
 DAY_MS = 86_400_000
 # 2026-01-20 00:00 UTC
@@ -34,6 +36,7 @@ PRICES = PriceBook(
                 Rate(HourlyPrice(3_000_000, 500_000, 123_456_789), HourlyPrice(500_000, 0, 9_000_001)),
             ),
             discounts=(Discount("uni-a", "", 1250),),
+            allowances=(Allowance("uni-a", Amounts(10**13, 0, 10**10)),),
             energy=EnergyFactors(7_000, 300, {"": 300_000, "a100": 400_001}, 1350, {"": 500, "east": 611}),
         ),
         PriceList(2, "summer", "CNY", 2, START_MS + 30 * DAY_MS, rates=(Rate(HourlyPrice(1, 2, 3)),)),
@@ -177,6 +180,15 @@ class LedgerService:
             and (not query.to_ms or one.start_ms < query.to_ms)
         )
         return [one for one, _ in zip(found, range(query.limit), strict=False)]
+
+    async def statement(self, institution: str, month: str) -> StatementFacts:
+        """Of all records there are now."""
+        query = UsageQuery(institution, period=month)
+        earlier = [one for one in sums_of(self.records, UsageQuery(institution)) if one.key.period < month]
+        titles = {project: f"Project {project}" for project in "pq"}
+        head = Head(self.records[-1].sequence if self.records else 0, b"h")
+        heading = Heading(institution, month, self.titles[institution], titles, False, head, 1)
+        return StatementFacts(heading, sums_of(self.records, query), earlier, [], self.prices)
 
     def price_book(self) -> PriceBook:
         """All lists."""
