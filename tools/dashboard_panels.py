@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -13,6 +14,7 @@ from grafana_foundation_sdk.models import prometheus as prometheus_models
 
 SOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
 HEIGHT = 8
+_COLUMNS = 24
 Panel = builder.Builder[models.Panel]
 Query = tuple[str, str]
 """PromQL, and the legend of its series ({{label}} stands for a label's value)."""
@@ -44,10 +46,11 @@ def number(
     unit: str = "short",
     thresholds: dashboard.ThresholdsConfig = PLAIN,
     decimals: float | None = None,
+    width: int = 4,
 ) -> Panel:
     """One figure, or one for each series, as it is at the end of the chosen time."""
     panel = stat.Panel().title(title).description(says).unit(unit).thresholds(thresholds).datasource(SOURCE)
-    panel = panel.span(4).height(4).graph_mode(common_models.BigValueGraphMode.NONE)
+    panel = panel.span(width).height(4).graph_mode(common_models.BigValueGraphMode.NONE)
     if decimals is not None:
         panel = panel.decimals(decimals)
     return panel.reduce_options(_last()).with_target(_instant(query, "A"))
@@ -88,7 +91,7 @@ def columns(title: str, says: str, query: Query, unit: str, width: int = 12) -> 
 
 
 def grid(title: str, says: str, figures: Sequence[Query], width: int = 24) -> Panel:
-    """A table at the end of the chosen time: a row for each set of labels, a column for each query, named by its legend."""
+    """A table at the end of the chosen time: a row for each set of labels, a column for each query."""
     panel = table.Panel().title(title).description(says).datasource(SOURCE).span(width).height(HEIGHT + 2)
     names = {}
     for ref, (expression, name) in zip("ABCDEFGH", figures, strict=False):
@@ -122,9 +125,25 @@ def board(
         for panel in panels:
             made = made.with_panel(panel)
     built = made.build()
-    for place, panel in enumerate(built.panels or [], 1):
-        panel.id_val = place
+    _lay_out(built.panels or [])
     return built
+
+
+def _lay_out(panels: Sequence[models.Panel | models.RowPanel]) -> None:
+    """Number the panels and put them in lines of 24 columns; the last of each line fills it."""
+    x = y = tallest = 0
+    spots: list[models.GridPos] = []
+    for place, each in enumerate(panels, 1):
+        each.id_val = place
+        assert each.grid_pos is not None
+        spots.append(each.grid_pos)
+        if x + spots[-1].w > _COLUMNS:
+            x, y, tallest = 0, y + tallest, 0
+        spots[-1].x, spots[-1].y = x, y
+        x, tallest = x + spots[-1].w, max(tallest, spots[-1].h)
+    for spot, after in itertools.zip_longest(spots, spots[1:]):
+        if after is None or after.y > spot.y:
+            spot.w = _COLUMNS - spot.x
 
 
 def queries_of(document: object) -> list[str]:

@@ -3,7 +3,7 @@
     python -m tools.dashboards           write helm/suanli/files/dashboards
     python -m tools.dashboards --check   write nothing; exit 1 and name the files that are not up to date
 
-They need no recording rule. Sums of use are ``increase()`` of counters that the ledger feeds, over the time that is chosen;
+They need no recording rule. Sums of use are ``increase()`` of counters that the ledger feeds, over the chosen time;
 Prometheus extrapolates them to the ends of that time, so they show and do not bill.
 """
 
@@ -290,7 +290,7 @@ def _queue() -> list[Panel]:
         ),
         curve(
             "Predicted runtimes",
-            "Of the last 1,000 jobs: the median error in octaves (1: off by a factor of two), and the part within the p90.",
+            "Of the last 1,000 jobs: median error in octaves (1: off by a factor of two), and part within the p90.",
             [
                 ("suanli_runtime_prediction_error_octaves", "error, octaves"),
                 ("suanli_runtime_prediction_p90_coverage", "within p90"),
@@ -302,9 +302,9 @@ def _queue() -> list[Panel]:
 
 
 _CAVEAT = (
-    "These are `increase()` of the ledger's counters over the chosen time. Prometheus extrapolates them to the ends of that time,"
-    " so that they may differ from the ledger by a little. Bills and reviews rest on `suanli statement`, which reads the"
-    " ledger itself. Use counts when an allocation ends; what runs is below *Not posted yet*."
+    "These are `increase()` of the ledger's counters over the chosen time. Prometheus extrapolates them to its ends, so that"
+    " they may differ from the ledger by a little. Bills and reviews rest on statements, which read the ledger itself."
+    " Use counts when an allocation ends; what still runs is below, *Not posted yet*."
 )
 
 
@@ -421,6 +421,7 @@ def _ledger() -> list[Panel]:
             ("min(suanli_ledger_chain_ok)", ""),
             "short",
             floor(1, 1),
+            width=6,
         ),
         number(
             "Sums less records",
@@ -428,6 +429,7 @@ def _ledger() -> list[Panel]:
             ("max(abs(suanli_ledger_reconcile_difference))", ""),
             "short",
             ceiling(1e-9, 1e-9),
+            width=6,
         ),
         number(
             "Last verified",
@@ -435,10 +437,11 @@ def _ledger() -> list[Panel]:
             ("time() - max(suanli_ledger_last_verified_timestamp_seconds)", ""),
             "s",
             ceiling(86400, 2 * 86400),
+            width=6,
         ),
-        number("Newest record", "Its number.", ("max(suanli_ledger_last_sequence)", ""), decimals=0),
-        grid("Credits and debits", "Cost that was changed after it had been posted.", [(adjusted, "amount")], 8),
-        grid("Adjustments", "How many, by kind.", [(kinds, "number")], 8),
+        number("Newest record", "Its number.", ("max(suanli_ledger_last_sequence)", ""), decimals=0, width=6),
+        grid("Credits and debits", "Cost that was changed after it had been posted.", [(adjusted, "amount")], 12),
+        grid("Adjustments", "How many, by kind.", [(kinds, "number")], 12),
         grid("Not posted yet", "What open allocations have used so far; not in any figure above.", running, 24),
     ]
 

@@ -67,8 +67,8 @@ class Prometheus:
         """Wait for something true, and give it."""
         deadline = time.monotonic() + DEADLINE_S
         while not (found := condition()):
-            alive = self._process.poll() is None
-            assert alive and time.monotonic() < deadline, self._log.read_text()[-4000:]
+            lost = self._process.poll() is not None or time.monotonic() > deadline
+            assert not lost, self._log.read_text()[-4000:]
             time.sleep(0.02)
         return found
 
