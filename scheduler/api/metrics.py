@@ -5,20 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from scheduler.api.usage_metrics import budget_families, usage_families
 from scheduler.domain.resources import Resources
 from scheduler.domain.states import JobState
 from scheduler.metering import names
-from scheduler.metering.usage import Aggregation, Dimension, UsageRow
 from scheduler.service.contract import Gauges, Service
 
-_DIMENSIONS = (Dimension.INSTITUTION, Dimension.PROJECT, Dimension.REGION, Dimension.POOL, Dimension.ACCELERATOR)
-# Series of zero, so that increase() sees the first use; not more of them than this.
-_MAX_ZERO_SERIES = 5000
-_CORE_SECOND = 1_000_000  # milli-cores × milliseconds; milli-GPUs × milliseconds
-_GIB_SECOND = 1024 * 1000  # MiB × milliseconds
 _FAST = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _WAIT = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600, 7 * 24 * 3600)
 
@@ -93,14 +88,15 @@ class Metrics:
         if service is None:
             self._present.families = []
         else:
-            usage = await service.usage("", "", False)
-            projects = await service.list_projects("")
+            metered = await service.metered()
+            projects = [(each.institution, each.project) for each in await service.list_projects("")]
+            budgets = await service.list_budgets("", False)
             gauges = service.gauges()
-            totals = Aggregation(_DIMENSIONS)
-            for row in usage.sums:
-                totals.add_sum(*row)
-            rows = with_zeros(totals.rows(), gauges, [(p.institution, p.project) for p in projects])
-            self._present.families = [*usage_families(rows, usage.ledger_sequence), *gauge_families(gauges)]
+            self._present.families = [
+                *usage_families(metered, gauges, projects),
+                *budget_families(budgets),
+                *gauge_families(gauges),
+            ]
         return generate_latest(self.registry)
 
 
@@ -112,33 +108,6 @@ class _Present(Collector):
 
     def collect(self) -> Iterable[Metric]:
         return self.families
-
-
-def with_zeros(rows: list[UsageRow], gauges: Gauges, projects: Sequence[tuple[str, str]]) -> list[UsageRow]:
-    """The rows, and one of zero for every project and pool that has none yet."""
-    have = {row.key for row in rows}
-    zeros: list[UsageRow] = []
-    for institution, project in projects:
-        for pool in gauges.pools:
-            key = (institution, project, pool.key.region, pool.key.pool, pool.accelerator)
-            if key not in have and len(zeros) < _MAX_ZERO_SERIES:
-                zeros.append(UsageRow(key, 0, 0, 0, 0, 0))
-    return rows + zeros
-
-
-def usage_families(rows: Iterable[UsageRow], ledger_sequence: int) -> list[Metric]:
-    """Counters of allocated amounts × time, by tenant and place; never by user or job."""
-    cpu = CounterMetricFamily(names.USAGE_CPU, "Allocated core-seconds, from the ledger.", labels=names.USAGE_LABELS)
-    gpu = CounterMetricFamily(names.USAGE_GPU, "Allocated GPU-seconds, from the ledger.", labels=names.USAGE_LABELS)
-    memory = CounterMetricFamily(
-        names.USAGE_MEMORY, "Allocated GiB-seconds, from the ledger.", labels=names.USAGE_LABELS
-    )
-    for row in rows:
-        cpu.add_metric(row.key, row.cpu_milli_ms / _CORE_SECOND)
-        gpu.add_metric(row.key, row.gpu_milli_ms / _CORE_SECOND)
-        memory.add_metric(row.key, row.memory_mib_ms / _GIB_SECOND)
-    last = GaugeMetricFamily(names.LEDGER_LAST_SEQUENCE, "The newest ledger record.", value=ledger_sequence)
-    return [cpu, gpu, memory, last]
 
 
 def gauge_families(gauges: Gauges) -> Iterator[Metric]:

@@ -62,7 +62,8 @@ class AttemptRecord(NamedTuple):
     when the allocation was released. ``stop_outcome`` is the outcome asked for when a stop was ordered, else 0. ``logs`` is
     the manifest of the logs of all ranks, empty until the end and when there is none. ``saved_ms`` is when its newest checkpoint was
     kept, 0 without one. ``cpu_used_ms`` and the three like it are what its processes used so far. Up to ``metered_ms``, in
-    ``metered_segments`` segments, its allocation is in the ledger (0: none of it is).
+    ``metered_segments`` segments, its allocation is in the ledger (0: none of it is), with ``metered_cpu_used_ms`` and
+    ``metered_gpu_used_milli_ms`` of what was used.
     """
 
     job_no: int
@@ -97,6 +98,8 @@ class AttemptRecord(NamedTuple):
     gpu_peak_memory_mib: int
     metered_ms: int
     metered_segments: int
+    metered_cpu_used_ms: int
+    metered_gpu_used_milli_ms: int
 
 
 class EventRecord(NamedTuple):

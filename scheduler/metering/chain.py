@@ -8,19 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from scheduler.domain.records import LedgerRecord
 
 FIRST = b""
 """The hash before the first record."""
-_HASH = LedgerRecord._fields.index("hash")
-assert _HASH == len(LedgerRecord._fields) - 1
+_HASH = len(LedgerRecord._fields) - 1
+assert LedgerRecord._fields[-1] == "hash"
 
 
 def hash_of(before: bytes, record: LedgerRecord) -> bytes:
     """SHA-256 over the hash before and the record's other fields in their order, as a JSON list without spaces, ASCII only."""
     text = json.dumps(record[:_HASH], separators=(",", ":"))
     return hashlib.sha256(before + text.encode()).digest()
+
+
+def digest_of(sums: Iterable[Sequence[Any]]) -> bytes:
+    """SHA-256 over sums of an accounting month (a key and its figures each), as a sorted JSON list without spaces, ASCII only."""
+    rows = sorted([*key, *map(str, figures)] for key, *figures in sums)
+    return hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).digest()
 
 
 def chained(before: bytes, record: LedgerRecord) -> LedgerRecord:

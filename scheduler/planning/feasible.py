@@ -14,6 +14,7 @@ from scheduler.domain.resources import Resources
 from scheduler.domain.spec import Shape
 from scheduler.planning import wording
 from scheduler.planning.fit import (
+    SiteKey,
     accelerator_allowed,
     data_regions,
     labels_match,
@@ -82,6 +83,26 @@ def could_ever_fit(
             return None
         misses.append(missed)
     return min(misses, key=lambda each: each[0])[1] if misses else None
+
+
+def places_for(
+    pools: Mapping[PoolKey, Mapping[str, NodeView]],
+    shape: Shape,
+    policy: Policy = _NO_RULES,
+    preemptible: bool = True,
+) -> list[tuple[PoolKey, str]]:
+    """Where the shape could run if the nodes were empty, as in ``could_ever_fit``: pools, each with the accelerator of nodes that hold it."""
+    found: set[tuple[PoolKey, str]] = set()
+    for pool, nodes in pools.items():
+        if not region_allowed(pool.region, shape) or not pool_allowed(pool, shape):
+            continue
+        if _barred(pool, shape, policy, preemptible) is not None:
+            continue
+        sites: dict[SiteKey, list[NodeView]] = {}
+        for node in nodes.values():
+            sites.setdefault(site_of(node), []).append(node)
+        found.update((pool, site.accelerator) for site, alike in sites.items() if _miss(pool, alike, shape) is None)
+    return sorted(found)
 
 
 def _unknown_place(pools: Mapping[PoolKey, Mapping[str, NodeView]], shape: Shape) -> UnknownPlace | None:

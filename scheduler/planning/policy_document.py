@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from scheduler.planning import policy_values as v
+from scheduler.domain import document_values as v
+from scheduler.domain.document_values import Section, refuse, shown
+from scheduler.planning import policy_values as amounts
 from scheduler.planning.policy import (
     DAY_MS,
     LEVELS,
@@ -26,7 +28,6 @@ from scheduler.planning.policy import (
     PreemptionPolicy,
     ScorePolicy,
 )
-from scheduler.planning.policy_values import Section, refuse, shown
 from scheduler.planning.types import UNLIMITED
 
 DEFAULT_PRESET = "suanli"
@@ -167,9 +168,9 @@ def _guarantee(value: Any, path: str) -> Guarantee:
     section = Section(value, path, ("institution", "pool", "amount", "borrowing", "lending"))
     institution = section.need("institution", v.slug("an institution's id"))
     pool = section.need("pool", v.read_pool)
-    amount = section.need("amount", v.resources)
+    amount = section.need("amount", amounts.resources)
     lending = section.take(
-        "lending", lambda value, at: None if value == v.NO_LIMIT else v.limits(value, at, amount), None
+        "lending", lambda value, at: None if value == amounts.NO_LIMIT else amounts.limits(value, at, amount), None
     )
     if lending is not None:
         for name, lent, whole in zip(("cpu", "memory", "gpus"), lending, amount, strict=True):
@@ -182,7 +183,9 @@ def _guarantee(value: Any, path: str) -> Guarantee:
         pool,
         amount,
         section.take(
-            "borrowing", lambda value, at: None if value == v.NO_LIMIT else v.limits(value, at, UNLIMITED), None
+            "borrowing",
+            lambda value, at: None if value == amounts.NO_LIMIT else amounts.limits(value, at, UNLIMITED),
+            None,
         ),
         lending,
     )
@@ -314,7 +317,7 @@ def _guarantee_data(guarantee: Guarantee) -> dict[str, Any]:
     return {
         "institution": guarantee.institution,
         "pool": guarantee.pool,
-        "amount": v.resources_data(guarantee.amount),
-        "borrowing": v.NO_LIMIT if guarantee.borrowing is None else v.resources_data(guarantee.borrowing),
-        "lending": v.NO_LIMIT if guarantee.lending is None else v.resources_data(guarantee.lending),
+        "amount": amounts.resources_data(guarantee.amount),
+        "borrowing": amounts.NO_LIMIT if guarantee.borrowing is None else amounts.resources_data(guarantee.borrowing),
+        "lending": amounts.NO_LIMIT if guarantee.lending is None else amounts.resources_data(guarantee.lending),
     }

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
+from scheduler.domain.document_values import first_warnings
 from scheduler.domain.resources import ZERO, Resources
 from scheduler.planning.policy import Policy
 
-MAX_WARNINGS = 50
 _NAMES = ("CPU", "memory", "GPUs")
 
 
 def warnings(
     policy: Policy, institutions: Collection[str], pools: Mapping[str, Resources], accelerators: Collection[str]
 ) -> list[str]:
-    """Sentences, at most ``MAX_WARNINGS`` of them, about a policy on a platform as it is now.
+    """Sentences about a policy on a platform as it is now.
 
     ``pools``: the capacity of each pool that has nodes, by "region/pool"; ``accelerators``: the types that nodes have.
     """
@@ -23,10 +23,7 @@ def warnings(
         *_of_places(policy, pools, accelerators),
         *_of_preemption(policy),
     ]
-    if len(found) > MAX_WARNINGS:
-        left = len(found) - MAX_WARNINGS + 1
-        return [*found[: MAX_WARNINGS - 1], f"There are {left:,} more warnings."]
-    return found
+    return first_warnings(found)
 
 
 def _of_guarantees(policy: Policy, institutions: Collection[str], pools: Mapping[str, Resources]) -> Iterator[str]:

@@ -11,19 +11,22 @@ from scheduler.domain.records import (
     ApiKeyRecord,
     InstitutionRecord,
     PolicyRecord,
+    PriceListRecord,
     ProjectRecord,
     QuotaRecord,
     UserRecord,
 )
 from scheduler.domain.resources import ZERO, Resources
 from scheduler.planning.types import NodeView, PoolKey
-from scheduler.service import policies, tenants
+from scheduler.service import policies, prices, tenants
 from scheduler.service.contract import (
     Gauges,
     NodeStatus,
     PolicyDraft,
     PolicyPut,
     PoolStatus,
+    PriceListDraft,
+    PriceListPut,
     QuotaStatus,
     RegionStatus,
 )
@@ -35,7 +38,7 @@ T = TypeVar("T")
 
 
 class Administration:
-    """Tenants, keys, quotas, policies, regions and nodes. Reads answer from memory, after everything so far is durable."""
+    """Tenants, keys, quotas, policies, price lists, regions and nodes. Reads answer from memory, after everything so far is durable."""
 
     engine: Engine
     _store: Store
@@ -137,6 +140,25 @@ class Administration:
     async def list_policies(self, before_version: int, limit: int) -> list[PolicyRecord]:
         """See ``Service``."""
         return await self._settled(lambda: self._store.list_policies(before_version, limit))
+
+    async def get_price_list(self, version: int) -> PriceListRecord:
+        """See ``Service``."""
+        state = self.engine.state
+        in_force = state.metering.prices.at(state.now())
+        number = version or (in_force.version if in_force is not None else 0)
+        found = await self._settled(lambda: self._store.find_price_list(number))
+        if found is not None:
+            return found
+        which = f"There is no version {version} of the price list" if version else "No price list is in force"
+        raise NotFound(f"{which}; `suanli price list` shows them.", reason="PRICE_LIST_NOT_FOUND", field="version")
+
+    async def put_price_list(self, draft: PriceListDraft, actor: str) -> PriceListPut:
+        """See ``Service``."""
+        return await self._change(lambda: prices.put_price_list(self.engine.state, draft, actor))
+
+    async def list_price_lists(self, before_version: int, limit: int) -> list[PriceListRecord]:
+        """See ``Service``."""
+        return await self._change(lambda: prices.list_price_lists(self.engine.state, before_version, limit))
 
     async def create_enrolment_token(self, region: str, ttl_ms: int, actor: str) -> tuple[str, int]:
         """See ``Service``."""

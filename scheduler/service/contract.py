@@ -16,11 +16,14 @@ from scheduler.domain.agent import AgentCommand, AgentMessage
 from scheduler.domain.records import (
     ApiKeyRecord,
     AttemptRecord,
+    BudgetNoticeRecord,
     EventRecord,
     InstitutionRecord,
     JobRecord,
     LedgerRecord,
+    MonthRecord,
     PolicyRecord,
+    PriceListRecord,
     ProjectRecord,
     QuotaRecord,
     RegionRecord,
@@ -28,11 +31,18 @@ from scheduler.domain.records import (
 )
 from scheduler.domain.resources import Resources
 from scheduler.domain.spec import JobSpec
+from scheduler.metering.budgets import Budget
+from scheduler.metering.estimate import PlaceCost
+from scheduler.metering.price_text import PriceText
+from scheduler.metering.prices import PriceBook
+from scheduler.metering.totals import Total
+from scheduler.metering.verifying import Fault
 from scheduler.planning.explanation import Explanation
 from scheduler.planning.policy_text import PolicyText
 from scheduler.planning.runtimes import Accuracy
 from scheduler.planning.types import GroupKey, NodeView, PendingJob, PoolKey
-from scheduler.service.ports import EventQuery, JobQuery, LedgerQuery, UsageSum
+from scheduler.service.ports import EventQuery, JobQuery, LedgerQuery, UsageQuery, UsageSum
+from scheduler.service.statements import StatementFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +139,107 @@ class PolicyPut(NamedTuple):
     warnings: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class PriceListDraft:
+    """A price list to put: the document as it was given, and what it says. ``validate_only``: change nothing."""
+
+    document: str
+    text: PriceText
+    comment: str = ""
+    validate_only: bool = False
+
+
+class PriceListPut(NamedTuple):
+    """The version that was put (number 0: only checked), and what in it is probably not meant."""
+
+    record: PriceListRecord
+    warnings: list[str]
+
+
+class CostEstimates(NamedTuple):
+    """What a job would cost in each place where it could run, the dearest first; in no currency ("") before any list was put."""
+
+    places: list[PlaceCost]
+    currency: str
+    digits: int
+
+
 class Usage(NamedTuple):
-    """Exact sums; ``running`` holds open allocations up to ``as_of_ms`` as if they ended then (empty unless asked)."""
+    """Exact sums; ``running`` holds the part of open allocations that is not in the ledger, up to ``as_of_ms``, as if they ended then (empty unless asked)."""
 
     sums: list[UsageSum]
     running: list[LedgerRecord]
     as_of_ms: int
     ledger_sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """What stands in a record's place; None: as it was."""
+
+    project: str | None = None
+    start_ms: int | None = None
+    end_ms: int | None = None
+    cpu_milli: int | None = None
+    memory_mib: int | None = None
+    gpu_milli: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """Take a record back, or (``credit``) its cost only."""
+
+    sequence: int
+    reason: str
+    replacement: Replacement | None = None
+    credit: bool = False
+
+
+class BudgetStatus(NamedTuple):
+    """How a budget stands, in its unit: ``running`` up to now, ``committed`` at most from now on. ``digits``: of the currency's minor
+    unit, 3 for other units. ``exhausted_ms``: when it will be used up at its average speed so far, 0 for not before its end."""
+
+    budget: Budget
+    spent: int
+    running: int
+    committed: int
+    available: int
+    threshold: int
+    held_jobs: int
+    exhausted_ms: int
+    currency: str
+    digits: int
+
+
+class Verified(NamedTuple):
+    """The result of the last verification of the whole ledger."""
+
+    time_ms: int
+    chain_faults: int
+    other_faults: int
+
+
+class VerifyProgress(NamedTuple):
+    """How far a verification is: records checked of ``total``; with ``done`` the faults, the first bad record's first."""
+
+    checked: int
+    total: int
+    done: bool
+    faults: list[Fault]
+    head_sequence: int
+    head: bytes
+    attempts: int
+    sums: int
+
+
+class Metered(NamedTuple):
+    """All that is metered: the ledger's totals as of its record ``sequence``, and ``open``, what running attempts hold beside it by now."""
+
+    totals: list[Total]
+    sequence: int
+    open: list[LedgerRecord]
+    prices: PriceBook
+    verified: Verified | None
 
 
 class Gauges(NamedTuple):
@@ -208,12 +312,58 @@ class Service(Protocol):
         events after ``query.after`` have been pruned."""
         ...
 
-    async def usage(self, institution: str, project: str, include_running: bool) -> Usage:
-        """Sums by every key."""
+    async def usage(self, query: UsageQuery, include_running: bool = False, *, sums: bool = True) -> Usage:
+        """The sums asked for; without ``sums`` only the instant, and what runs at it (of which ``query`` chooses no months)."""
+        ...
+
+    def price_book(self) -> PriceBook:
+        """All price lists."""
         ...
 
     async def ledger(self, query: LedgerQuery) -> list[LedgerRecord]:
         """A page of the ledger."""
+        ...
+
+    async def metered(self) -> Metered:
+        """For counters: from memory, at once, and only what is durable."""
+        ...
+
+    async def correct_ledger(self, asked: Correction, institution: str, author: str) -> list[LedgerRecord]:
+        """Reverse or credit a record of an institution (empty: of any), and put another in its place; the new records.
+
+        ``NotFound``; ``FailedPrecondition``: NOT_CORRECTABLE, ALREADY_CORRECTED, STILL_RUNNING.
+        """
+        ...
+
+    def verify_ledger(self, from_sequence: int, expected: tuple[int, bytes] | None) -> AsyncIterator[VerifyProgress]:
+        """Derive everything anew from records and allocations, from a record on (0: all); ``expected``: a record's number and hash."""
+        ...
+
+    async def close_month(self, month: str, author: str) -> MonthRecord:
+        """Close an accounting month ("2026-10"); idempotent. ``FailedPrecondition``: MONTH_NOT_OVER, EARLIER_MONTH_OPEN."""
+        ...
+
+    async def list_months(self) -> list[MonthRecord]:
+        """The closed ones, newest first."""
+        ...
+
+    async def put_budget(self, budget: Budget, author: str, validate_only: bool) -> BudgetStatus:
+        """Create a budget or change its terms. ``NotFound`` for its tenants; ``FailedPrecondition``: NO_PRICE_LIST, BUDGET_FIXED."""
+        ...
+
+    async def list_budgets(self, institution: str, include_past: bool) -> list[BudgetStatus]:
+        """Of one institution or (empty) of all, by id."""
+        ...
+
+    async def list_budget_notices(
+        self, institution: str, budget: str, before_number: int, limit: int
+    ) -> list[BudgetNoticeRecord]:
+        """Below ``before_number`` (0: from the newest), newest first; empty fields do not filter."""
+        ...
+
+    async def statement(self, institution: str, month: str) -> StatementFacts:
+        """What a month's statement is made of, as of one instant. ``NotFound`` without the institution; ``FailedPrecondition``
+        (MONTH_NOT_BEGUN) for a month in the future."""
         ...
 
     async def put_institution(self, record: InstitutionRecord, actor: str) -> InstitutionRecord:
@@ -280,6 +430,22 @@ class Service(Protocol):
 
     async def list_policies(self, before_version: int, limit: int) -> list[PolicyRecord]:
         """Versions below ``before_version`` (0: from the newest), newest first, without their texts."""
+        ...
+
+    async def get_price_list(self, version: int) -> PriceListRecord:
+        """A version of the price list; 0 is the one in force now. ``NotFound``."""
+        ...
+
+    async def put_price_list(self, draft: PriceListDraft, actor: str) -> PriceListPut:
+        """A new version, in force in its window. ``FailedPrecondition`` (PRICES_IN_THE_PAST, CURRENCY_CHANGED)."""
+        ...
+
+    async def list_price_lists(self, before_version: int, limit: int) -> list[PriceListRecord]:
+        """Versions below ``before_version`` (0: from the newest), newest first, without their texts."""
+        ...
+
+    async def estimate(self, spec: JobSpec, user: str) -> CostEstimates:
+        """What a job that has not been submitted would cost. Raises what ``submit`` would, as if its dependencies had ended."""
         ...
 
     async def create_enrolment_token(self, region: str, ttl_ms: int, actor: str) -> tuple[str, int]:

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TypeVar
 
 from scheduler.domain.errors import FailedPrecondition, NotFound, SuanliError, Unavailable
@@ -21,13 +22,16 @@ from scheduler.domain.records import (
 )
 from scheduler.domain.spec import JobSpec
 from scheduler.domain.states import TERMINAL, JobState
+from scheduler.metering.prices import PriceBook
 from scheduler.planning.explanation import Explanation
 from scheduler.planning.policy import Policy
 from scheduler.planning.runtimes import RuntimeModel
 from scheduler.planning.warming import warm_up
+from scheduler.service import statements
+from scheduler.service.accounting import Accounting, load_totals
 from scheduler.service.administration import Administration
 from scheduler.service.committing import Committer
-from scheduler.service.contract import JobExplanation, Submission, Submitted, Usage
+from scheduler.service.contract import CostEstimates, JobExplanation, Submission, Submitted, Usage
 from scheduler.service.engine import Engine
 from scheduler.service.explaining import with_forecast
 from scheduler.service.job import Job
@@ -41,10 +45,13 @@ from scheduler.service.ports import (
     LedgerQuery,
     SpecCodec,
     Store,
+    UsageQuery,
     UsageSum,
 )
+from scheduler.service.prices import estimate_job
 from scheduler.service.sessions import LiveSession, Sessions
 from scheduler.service.state import Settings, Turn
+from scheduler.service.statements import StatementFacts
 from scheduler.service.submitting import check_same_request
 from scheduler.service.using import accrued, without_late
 from scheduler.service.watching import EventHub
@@ -59,7 +66,7 @@ FORECAST_SECONDS = 1.0
 """A forecast may go on for so long before it extrapolates."""
 
 
-class ControlPlane(Administration):
+class ControlPlane(Administration, Accounting):
     """One process of the control plane: a standby until ``start`` returns, then the leader until it fails or stops."""
 
     def __init__(
@@ -108,6 +115,7 @@ class ControlPlane(Administration):
         # engine of its own, because this one may be asked for gauges meanwhile.
         engine = self._new_engine()
         await self._read(lambda: engine.rebuild(stored, leadership.epoch))
+        self.totals = await self._read(lambda: load_totals(self._store))
         if self.failure.done():
             raise self.failure.result()
         self.engine = engine
@@ -199,6 +207,7 @@ class ControlPlane(Administration):
                 log.warning("the leadership could not be renewed: %s", error)
 
     def _deliver(self, turn: Turn) -> None:
+        self.totals.add(turn.batch.ledger)
         self._sessions.deliver(turn)
         self._hub.publish(turn.batch.events)
 
@@ -339,13 +348,22 @@ class ControlPlane(Administration):
 
     async def explain_spec(self, spec: JobSpec, user: str) -> JobExplanation:
         """See ``Service.explain_spec``."""
+        await self._check_spec(spec, user, "spec")
+        engine = self.engine
+        return await self._with_forecast(engine.explainer.explain_spec(engine.policy, spec, user), True, None)
+
+    async def estimate(self, spec: JobSpec, user: str) -> CostEstimates:
+        """See ``Service.estimate``."""
+        await self._check_spec(spec, user, "job")
+        engine = self.engine
+        return await self._change(lambda: estimate_job(engine.state, engine.policy, spec, user))
+
+    async def _check_spec(self, spec: JobSpec, user: str, field: str) -> None:
         try:
             await self.submit(Submission(user, [spec], validate_only=True))
         except SuanliError as error:
-            error.field = error.field.replace("jobs[0]", "spec", 1)
+            error.field = error.field.replace("jobs[0]", field, 1)
             raise
-        engine = self.engine
-        return await self._with_forecast(engine.explainer.explain_spec(engine.policy, spec, user), True, None)
 
     async def _with_forecast(self, explained: JobExplanation, what_if: bool, job: Job | None) -> JobExplanation:
         """Replay in another thread, one replay at a time and for no longer than a second."""
@@ -368,29 +386,44 @@ class ControlPlane(Administration):
 
     # --- usage ------------------------------------------------------------------------------------------------------
 
-    async def usage(self, institution: str, project: str, include_running: bool) -> Usage:
+    async def usage(self, query: UsageQuery, include_running: bool = False, *, sums: bool = True) -> Usage:
         """See ``Service.usage``: closed and running allocations as of one instant."""
         self._require_leader()
         state = self.engine.state
         as_of_ms, sequence = state.now(), state.counters.ledger_seq
-        running = accrued(state, institution, project, as_of_ms) if include_running else []
+        running = accrued(state, query, as_of_ms) if include_running else []
         await self._committer.durable()
 
         def read() -> list[UsageSum]:
-            sums = self._store.usage_sums(institution, project)
+            found = self._store.usage_sums(query)
             late: list[LedgerRecord] = []
             while page := self._store.ledger(
-                LedgerQuery(institution, project, after=late[-1].sequence if late else sequence)
+                LedgerQuery(query.institution, query.project, after=late[-1].sequence if late else sequence)
             ):
                 late += page
-            return without_late(sums, late)
+            return without_late(found, late, query)
 
-        sums = await self._between_commits(read)
-        return Usage(sums, running, as_of_ms if include_running else 0, sequence)
+        found = await self._between_commits(read) if sums else []
+        return Usage(found, running, as_of_ms, sequence)
+
+    def price_book(self) -> PriceBook:
+        """See ``Service.price_book``."""
+        return self.engine.state.metering.prices
 
     async def ledger(self, query: LedgerQuery) -> list[LedgerRecord]:
         """See ``Service.ledger``."""
         return await self._settled(lambda: self._store.ledger(query))
+
+    async def statement(self, institution: str, month: str) -> StatementFacts:
+        """See ``Service.statement``."""
+        self._require_leader()
+        heading = statements.heading_of(self.engine.state, institution, month)
+        prices, _ = statements.metered(self.engine.state)
+        await self._committer.durable()
+        reading = await self._between_commits(lambda: statements.read(self._store, institution, month))
+        if not heading.final:
+            heading = replace(heading, head=reading.head)
+        return StatementFacts(heading, reading.sums, reading.earlier, reading.days, prices)
 
     # --- agents -----------------------------------------------------------------------------------------------------
 

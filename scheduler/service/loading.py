@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from scheduler.domain.records import JobRecord
 from scheduler.domain.states import JobState
+from scheduler.service import policies, prices
+from scheduler.service.budgets import BUDGET
 from scheduler.service.job import Job
 from scheduler.service.model import Attempt, Node, Region
-from scheduler.service.policies import use_stored
 from scheduler.service.ports import StoredState
 from scheduler.service.state import Counters, State
 from scheduler.service.tenants import add_institution, add_project, add_quota
@@ -19,7 +20,8 @@ def rebuild(state: State, stored: StoredState, epoch: int) -> None:
     state.counters = Counters(stored.last_job_no, stored.last_event_seq, stored.last_ledger_seq, stored.last_launch_seq)
     if stored.policy is not None:
         # Before the jobs: where they stand in the queue is the policy's to say.
-        use_stored(state, stored.policy)
+        policies.use_stored(state, stored.policy)
+    _metering(state, stored)
     _tenants(state, stored)
     for region in stored.regions:
         state.regions[region.region] = Region(
@@ -44,6 +46,13 @@ def rebuild(state: State, stored: StoredState, epoch: int) -> None:
         state.requests[request.user, request.request_id] = request
     state.requests_complete = stored.requests_complete
     state.round_needed = True
+
+
+def _metering(state: State, stored: StoredState) -> None:
+    metering = state.metering
+    metering.load(stored.ledger_hash, stored.months)
+    prices.use_stored(state, stored.price_lists)
+    metering.budgets.load(stored.budgets, stored.budget_spending, stored.last_budget_notice, metering.prices)
 
 
 def _tenants(state: State, stored: StoredState) -> None:
@@ -80,6 +89,7 @@ def _attempt(state: State, attempt: Attempt) -> None:
     if attempt.stop_outcome is not None:
         attempt.stopped_by_ms = state.now() + attempt.stop_grace_ms
     state.index_attempt(attempt)
+    state.metering.budgets.keep(attempt, state.now())
 
 
 def _wait(state: State, job: Job) -> None:
@@ -91,6 +101,9 @@ def _wait(state: State, job: Job) -> None:
         return
     if job.reason == "BACKOFF":
         state.add_timer(job)
+        return
+    if job.reason == BUDGET:
+        state.metering.budgets.wait_again(job)
         return
     job.waits_for = set()
     for dependency in job.spec.dependencies:

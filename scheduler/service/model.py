@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 
-from scheduler.domain.agent import AttemptRef, NodeReport, ReplicaPlacement
+from scheduler.domain.agent import AttemptRef, AttemptUsage, Finished, NodeReport, ReplicaPlacement
 from scheduler.domain.records import (
     AttemptRecord,
     NodeRecord,
@@ -48,6 +48,12 @@ class Attempt:
     stop_outcome: AttemptOutcome | None = None
     logs: str = ""
     saved_ms: int = 0
+    gpu_used_milli_ms: int = 0
+    gpu_peak_memory_mib: int = 0
+    metered_ms: int = 0
+    metered_segments: int = 0
+    metered_cpu_used_ms: int = 0
+    metered_gpu_used_milli_ms: int = 0
     told_ms: int = 0
     stop_grace_ms: int = 0
     stopped_by_ms: int = 0
@@ -84,6 +90,13 @@ class Attempt:
             job.submit_ms,
         )
 
+    def has_used(self, used: AttemptUsage | Finished) -> None:
+        """Take in what it has used so far, or in all: totals that never go back, so the greater of each figure counts."""
+        self.cpu_used_ms = max(self.cpu_used_ms, used.cpu_used_ms)
+        self.peak_memory_mib = max(self.peak_memory_mib, used.peak_memory_mib)
+        self.gpu_used_milli_ms = max(self.gpu_used_milli_ms, used.gpu_used_milli_ms)
+        self.gpu_peak_memory_mib = max(self.gpu_peak_memory_mib, used.gpu_peak_memory_mib)
+
     def record(self) -> AttemptRecord:
         """The row to store."""
         spec = self.job.spec
@@ -118,6 +131,12 @@ class Attempt:
             int(self.stop_outcome or 0),
             self.logs,
             self.saved_ms,
+            self.gpu_used_milli_ms,
+            self.gpu_peak_memory_mib,
+            self.metered_ms,
+            self.metered_segments,
+            self.metered_cpu_used_ms,
+            self.metered_gpu_used_milli_ms,
         )
 
     @staticmethod
@@ -137,6 +156,14 @@ class Attempt:
             start_ms=record.start_ms,
             stop_outcome=AttemptOutcome(record.stop_outcome) if record.stop_outcome else None,
             saved_ms=record.saved_ms,
+            cpu_used_ms=record.cpu_used_ms,
+            peak_memory_mib=record.peak_memory_mib,
+            gpu_used_milli_ms=record.gpu_used_milli_ms,
+            gpu_peak_memory_mib=record.gpu_peak_memory_mib,
+            metered_ms=record.metered_ms,
+            metered_segments=record.metered_segments,
+            metered_cpu_used_ms=record.metered_cpu_used_ms,
+            metered_gpu_used_milli_ms=record.metered_gpu_used_milli_ms,
             stop_grace_ms=job.spec.grace_ms,
         )
 

@@ -382,6 +382,18 @@ class Store(Protocol):
         """All records of an attempt, oldest first."""
         ...
 
+    def count_posted(self, period: str) -> int:
+        """How many records were posted to an accounting month."""
+        ...
+
+    def ledger_of(self, job_ids: Sequence[str]) -> list[LedgerRecord]:
+        """All records of these jobs, by number."""
+        ...
+
+    def budget_spending(self) -> list[BudgetSpendingRecord]:
+        """What is kept of every budget's spending, by id."""
+        ...
+
     def ledger_after(self, sequence: int, limit: int) -> list[LedgerRecord]:
         """The next ``limit`` records, in the order of their numbers, whatever is in them. For verification."""
         ...
@@ -394,7 +406,9 @@ class Store(Protocol):
         """A version of the price list, if there is one of this number."""
         ...
 
-    def list_budget_notices(self, institution: str, budget: str, before_number: int, limit: int) -> list[BudgetNoticeRecord]:
+    def list_budget_notices(
+        self, institution: str, budget: str, before_number: int, limit: int
+    ) -> list[BudgetNoticeRecord]:
         """Notices below ``before_number`` (0: from the newest), newest first; empty fields do not filter."""
         ...
 

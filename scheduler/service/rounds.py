@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from scheduler.domain.agent import Launch
 from scheduler.domain.states import AttemptOutcome, JobState
-from scheduler.planning.types import Eviction, Start
+from scheduler.metering.prices import Place
+from scheduler.planning.types import Eviction, PoolKey, Start
+from scheduler.service import funding
 from scheduler.service.job import Job
 from scheduler.service.model import Attempt
 from scheduler.service.state import State
@@ -43,6 +45,8 @@ def _apply(state: State, start: Start) -> bool:
     place = state.jobs_by_no.get(start.job_no)
     if place is None or place not in state.queue or not _still_fits(state, place, start):
         return False
+    if not _is_covered(state, place, start):
+        return False
     job = _next_task(state, place) if place.array_size else place
     state.counters.launch_seq += 1
     job.attempt += 1
@@ -60,6 +64,7 @@ def _apply(state: State, start: Start) -> bool:
     )
     state.claims.drop(place.job_no)
     state.grant(attempt)
+    state.metering.budgets.keep(attempt, state.now())
     state.set_state(job, JobState.STARTING)
     send_launch(state, attempt)
     return True
@@ -86,6 +91,19 @@ def _still_fits(state: State, job: Job, start: Start) -> bool:
     for node, gpu_indexes in taken:
         node.take(shape, gpu_indexes, -1)
     return fits
+
+
+def _is_covered(state: State, job: Job, start: Start) -> bool:
+    """Whether the job's budgets cover the most that it may cost there; when not, it leaves the queue."""
+    budgets, spec = state.metering.budgets, job.spec
+    if not budgets:
+        return True
+    place = Place(start.region, start.pool, start.accelerator, spec.priority, spec.preemptible)
+    shortfall = budgets.shortfall(job, place, state.now())
+    if shortfall is None:
+        return True
+    funding.hold(state, job, shortfall, PoolKey(start.region, start.pool))
+    return False
 
 
 def _next_task(state: State, array: Job) -> Job:

@@ -17,8 +17,8 @@ from scheduler.domain.records import (
     EnrolmentRecord,
     EventRecord,
     InstitutionRecord,
-    LedgerRecord,
     PolicyRecord,
+    PriceListRecord,
     ProjectRecord,
     QuotaRecord,
     RequestRecord,
@@ -26,7 +26,6 @@ from scheduler.domain.records import (
 )
 from scheduler.domain.spec import Shape
 from scheduler.domain.states import TERMINAL, JobState, check_transition
-from scheduler.metering.segments import segments
 from scheduler.planning.plan import Planner
 from scheduler.planning.policy import Policy
 from scheduler.planning.rank import rank_of
@@ -35,6 +34,7 @@ from scheduler.service.claims import Claims
 from scheduler.service.evictions import EvictionCount
 from scheduler.service.holdings import Holdings
 from scheduler.service.job import Job
+from scheduler.service.metering import Metering
 from scheduler.service.model import Attempt, Node, Region, Tenant
 from scheduler.service.observe import NullObserver, Observer
 from scheduler.service.ports import Clock, CommitBatch, IdSource, RuntimePredictor, SpecCodec
@@ -142,6 +142,11 @@ class State:
         self.evictions = EvictionCount()
         self.policy_record: PolicyRecord | None = None
         """The newest stored version; None before the first."""
+        self.metering = Metering()
+        self.price_lists: dict[int, PriceListRecord] = {}
+        """By version, without their texts."""
+        self.newest_price_list: PriceListRecord | None = None
+        """With its texts."""
         self.requests: OrderedDict[tuple[str, str], RequestRecord] = OrderedDict()
         self.requests_complete = True
         self.live_jobs = 0
@@ -227,6 +232,7 @@ class State:
         batch.nodes = [node.record() for node in journal.nodes.values()]
         batch.gone_nodes = list(journal.gone_nodes)
         batch.fair_usage = self.holdings.take_records()
+        batch.budget_spending, batch.budget_notices = self.metering.budgets.take_records()
         return Turn(batch, journal.commands)
 
     # --- jobs -------------------------------------------------------------------------------------------------------
@@ -361,7 +367,7 @@ class State:
         self.show_running(attempt)
 
     def release(self, attempt: Attempt) -> None:
-        """Take the allocation back and write its segments to the ledger, in the same turn."""
+        """Take the allocation back. What it held is posted in the same turn: see ``posting``."""
         job = attempt.job
         shape = job.spec.shape
         region = self.regions[attempt.region]
@@ -381,12 +387,6 @@ class State:
         self.holdings.hold(attempt, -1, now)
         self.round_needed = True
         self.touch_attempt(attempt)
-        self._write_ledger(attempt)
-
-    def _write_ledger(self, attempt: Attempt) -> None:
-        for number, (start_ms, end_ms) in enumerate(segments(attempt.grant_ms, attempt.end_ms)):
-            self.counters.ledger_seq += 1
-            self.record.ledger.append(ledger_record(attempt, self.counters.ledger_seq, number, start_ms, end_ms))
 
     def remember_feasible(self, shape: Shape, preemptible: bool) -> None:
         """Some pool could hold the shape; true until a node changes. Spares a look at every node at each submission."""
@@ -462,28 +462,3 @@ class State:
     def add_timer(self, job: Job) -> None:
         """Wake the job when its back-off ends."""
         heapq.heappush(self.timers, (job.eligible_ms, job.job_no, job.failures))
-
-
-def ledger_record(attempt: Attempt, sequence: int, segment: int, start_ms: int, end_ms: int) -> LedgerRecord:
-    """One segment of an allocation, as the ledger keeps it."""
-    job = attempt.job
-    spec = job.spec
-    total = spec.shape.total
-    return LedgerRecord(
-        sequence,
-        spec.institution,
-        spec.project,
-        job.user,
-        job.job_id,
-        attempt.number,
-        segment,
-        attempt.region,
-        attempt.pool,
-        attempt.accelerator,
-        start_ms,
-        end_ms,
-        total.cpu_milli,
-        total.memory_mib,
-        total.gpu_milli,
-        int(attempt.outcome or 0),
-    )

@@ -20,6 +20,7 @@ from scheduler.domain.states import TERMINAL, AttemptOutcome, JobState
 from scheduler.planning.feasible import Infeasible, UnknownPlace, could_ever_fit
 from scheduler.planning.policy import Policy
 from scheduler.service.contract import Submission
+from scheduler.service.covering import check_covered
 from scheduler.service.ending import drop_unstarted, end_array_if_done, job_ended
 from scheduler.service.job import Job
 from scheduler.service.state import State
@@ -61,6 +62,7 @@ def submit(state: State, policy: Policy, submission: Submission, ended: Mapping[
         if (spec.shape, spec.preemptible) not in state.feasible:
             _check_shape(state, policy, spec, field)
             state.remember_feasible(spec.shape, spec.preemptible)
+        check_covered(state, spec, field)
         for number, dependency in enumerate(spec.dependencies):
             _check_dependency(state, spec, dependency, ended, f"{field}.dependencies[{number}]")
     if submission.validate_only:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from protos.suanli.v1 import admin_pb2
+from scheduler.domain.document_text import yaml_of
 from scheduler.domain.records import PolicyRecord
 from scheduler.planning.policy import PRESETS
 from scheduler.planning.policy_document import PRESET_NOTES
-from scheduler.planning.policy_text import effective_of, read_policy, yaml_of
+from scheduler.planning.policy_text import effective_of, read_policy
 from scheduler.service.contract import PolicyDraft
 from scheduler.wire import check
 

@@ -9,10 +9,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scheduler.domain import document_values as v
+from scheduler.domain.document_text import yaml_of
 from scheduler.domain.errors import InvalidArgument
 from scheduler.domain.resources import Resources
 from scheduler.planning import policy_document as doc
-from scheduler.planning import policy_values as v
 from scheduler.planning.policy import (
     DAY_MS,
     LEVELS,
@@ -26,14 +27,14 @@ from scheduler.planning.policy import (
     PreemptionPolicy,
     ScorePolicy,
 )
-from scheduler.planning.policy_text import effective_of, read_effective, read_policy, yaml_of
-from scheduler.planning.policy_warnings import MAX_WARNINGS, warnings
+from scheduler.planning.policy_text import effective_of, read_effective, read_policy
+from scheduler.planning.policy_values import BOUNDS
+from scheduler.planning.policy_warnings import warnings
 from scheduler.planning.types import UNLIMITED
 
 SLUGS = st.from_regex(r"[a-z][a-z0-9-]{0,8}", fullmatch=True) | st.sampled_from(["no", "on", "y", "null", "default"])
 POOLS = st.builds("{}/{}".format, SLUGS, SLUGS)
 YEAR_MS = 365 * DAY_MS
-BOUNDS = (v.MAX_CPU_MILLI, v.MAX_MEMORY_MIB, v.MAX_GPU_MILLI)
 WEIGHT = st.integers(0, 1_000_000)
 
 
@@ -123,7 +124,7 @@ def test_so_do_its_texts(policy: Policy) -> None:
 
     assert text.policy == policy
     assert read_effective(text.effective) == policy
-    assert len(warnings(policy, set(), {}, set())) <= MAX_WARNINGS
+    assert len(warnings(policy, set(), {}, set())) <= v.MAX_WARNINGS
 
 
 # Single values, often near what is right, so that errors come from everywhere in a document.

@@ -7,21 +7,20 @@ from typing import Any
 
 import pytest
 
-from scheduler.domain.errors import InvalidArgument
-from scheduler.domain.resources import ZERO, Resources
-from scheduler.planning.policy import LEVELS, PRESETS, DataSet, Guarantee, OrderPolicy, Policy, PoolPolicy
-from scheduler.planning.policy_document import PRESET_NOTES, dump, parse
-from scheduler.planning.policy_text import (
+from scheduler.domain.document_text import (
     MAX_DEPTH,
     MAX_DOCUMENT_BYTES,
     MAX_EFFECTIVE_BYTES,
     MAX_VALUES,
-    effective_of,
-    read_effective,
-    read_policy,
     yaml_of,
 )
-from scheduler.planning.policy_warnings import MAX_WARNINGS, warnings
+from scheduler.domain.document_values import MAX_WARNINGS
+from scheduler.domain.errors import InvalidArgument
+from scheduler.domain.resources import ZERO, Resources
+from scheduler.planning.policy import LEVELS, PRESETS, DataSet, Guarantee, OrderPolicy, Policy, PoolPolicy
+from scheduler.planning.policy_document import PRESET_NOTES, dump, parse
+from scheduler.planning.policy_text import effective_of, read_effective, read_policy
+from scheduler.planning.policy_warnings import warnings
 from scheduler.planning.types import UNLIMITED
 
 EVERYTHING = """

@@ -1,0 +1,69 @@
+"""Whether budgets can ever cover a job, and amounts of budgets in words."""
+
+from __future__ import annotations
+
+from scheduler.domain.errors import FailedPrecondition
+from scheduler.domain.spec import JobSpec
+from scheduler.metering.budgets import Budget, BudgetUnit
+from scheduler.metering.money import money_text
+from scheduler.metering.prices import Place
+from scheduler.planning.fit import accelerator_allowed, pool_allowed, region_allowed
+from scheduler.service.state import State
+
+_UNITS = {
+    BudgetUnit.SERVICE_UNITS: "service units",
+    BudgetUnit.CPU_CORE_HOURS: "core-hours",
+    BudgetUnit.GPU_HOURS: "GPU-hours",
+}
+
+
+def check_covered(state: State, spec: JobSpec, field: str) -> None:
+    """Refuse what a hard budget can never cover: more, where it is cheapest, than is not spent.
+
+    ``FailedPrecondition`` (BUDGET_EXCEEDED).
+    """
+    budgets = state.metering.budgets
+    hard = [each for each in budgets.charged(spec.institution, spec.project) if each.budget.hard] if budgets else []
+    if not hard:
+        return
+    now = state.now()
+    end_ms = now + spec.max_runtime_ms + spec.grace_ms
+    places = list(_places(state, spec))
+    for account in hard:
+        left = account.budget.exact_amount - account.spent
+        needed = min((budgets.most(account.budget, spec, place, now, end_ms) for place in places), default=0)
+        if needed > left:
+            raise FailedPrecondition(
+                f"The job may cost {amount_text(state, account.budget, needed)} where it is cheapest, and "
+                f"{name_of(account.budget)} has {amount_text(state, account.budget, max(0, left))} left; ask for less time or "
+                "fewer resources, or ask who keeps the budget for more.",
+                reason="BUDGET_EXCEEDED",
+                field=f"{field}.max_runtime_ms",
+                metadata={"budget": account.budget.budget},
+            )
+
+
+def _places(state: State, spec: JobSpec) -> list[Place]:
+    """Where the job may run as far as regions, pools and accelerators say."""
+    shape = spec.shape
+    found: dict[Place, None] = {}
+    for key, nodes in state.pools.items():
+        if region_allowed(key.region, shape) and pool_allowed(key, shape):
+            for node in nodes.values():
+                if accelerator_allowed(node.accelerator, bool(node.capacity.gpu_milli), shape):
+                    found[Place(key.region, key.pool, node.accelerator, spec.priority, spec.preemptible)] = None
+    return list(found)
+
+
+def name_of(budget: Budget) -> str:
+    """A budget in a sentence."""
+    return f'budget "{budget.budget}"'
+
+
+def amount_text(state: State, budget: Budget, exact: int) -> str:
+    """An amount of a budget's unit in words, rounded up."""
+    amount = budget.up(exact)
+    if budget.unit is BudgetUnit.MONEY:
+        newest = state.metering.prices.newest
+        return f"{money_text(amount, newest.digits)} {newest.currency}" if newest else str(amount)
+    return f"{money_text(amount, 3)} {_UNITS[budget.unit]}"
