@@ -19,6 +19,19 @@ def month_of(time_ms: int) -> str:
     return f"{at.year:04d}-{at.month:02d}"
 
 
+def month_start_ms(month: str) -> int:
+    """The first instant of a month written as in "2026-10". ``ValueError`` for what is not one."""
+    if len(month) != 7:
+        raise ValueError(month)
+    return (datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC) - _EPOCH) // _MS
+
+
+def next_month(month: str) -> str:
+    """The month after this one."""
+    year, number = int(month[:4]), int(month[5:])
+    return f"{year + number // 12:04d}-{number % 12 + 1:02d}"
+
+
 def next_month_ms(time_ms: int) -> int:
     """The first instant of the next UTC calendar month."""
     at = _at(time_ms)
