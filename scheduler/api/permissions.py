@@ -83,6 +83,7 @@ PERMISSIONS: Mapping[str, _Row] = {
     "suanli.v1.AdminService/WhoAmI": {R: OWN, A: OWN, F: OWN, O: OWN, G: OWN},
     "suanli.v1.UsageService/GetUsage": {R: OWN, A: INST, F: INST, O: ANY},
     "suanli.v1.UsageService/ListLedger": {A: INST, F: INST, O: ANY},
+    "suanli.v1.UsageService/GetStatement": {A: INST, F: INST, O: ANY},
 }
 
 # These need no key: the first takes a single-use token instead.
@@ -95,6 +96,7 @@ PLATFORM_FINANCE = frozenset(
         "suanli.v1.AdminService/ListQuotas",
         "suanli.v1.UsageService/GetUsage",
         "suanli.v1.UsageService/ListLedger",
+        "suanli.v1.UsageService/GetStatement",
     }
 )
 

@@ -18,6 +18,7 @@ from scheduler.api.jobs import JobApi
 from scheduler.api.logs import LogBroker
 from scheduler.api.policies import PolicyApi
 from scheduler.api.regions import RegionApi
+from scheduler.api.statements import StatementApi
 from scheduler.api.usage import UsageApi
 from scheduler.catalog.catalogue import Catalogue
 from scheduler.service.contract import Service
@@ -80,6 +81,7 @@ class ApiServer:
             AdminApi(service),
             PolicyApi(service),
             UsageApi(service),
+            StatementApi(service),
         )
         self.grpc = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CONCURRENT_RPCS)
         self._gate = Gate(service, observer)

@@ -33,6 +33,7 @@ from scheduler.planning.policy_text import PolicyText
 from scheduler.planning.runtimes import Accuracy
 from scheduler.planning.types import GroupKey, NodeView, PendingJob, PoolKey
 from scheduler.service.ports import EventQuery, JobQuery, LedgerQuery, UsageSum
+from scheduler.service.statements import StatementFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +215,11 @@ class Service(Protocol):
 
     async def ledger(self, query: LedgerQuery) -> list[LedgerRecord]:
         """A page of the ledger."""
+        ...
+
+    async def statement(self, institution: str, month: str) -> StatementFacts:
+        """What a month's statement is made of, as of one instant. ``NotFound`` without the institution; ``FailedPrecondition``
+        (MONTH_NOT_BEGUN) for a month in the future."""
         ...
 
     async def put_institution(self, record: InstitutionRecord, actor: str) -> InstitutionRecord:

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TypeVar
 
 from scheduler.domain.errors import FailedPrecondition, NotFound, SuanliError, Unavailable
@@ -25,6 +26,7 @@ from scheduler.planning.explanation import Explanation
 from scheduler.planning.policy import Policy
 from scheduler.planning.runtimes import RuntimeModel
 from scheduler.planning.warming import warm_up
+from scheduler.service import statements
 from scheduler.service.administration import Administration
 from scheduler.service.committing import Committer
 from scheduler.service.contract import JobExplanation, Submission, Submitted, Usage
@@ -45,6 +47,7 @@ from scheduler.service.ports import (
 )
 from scheduler.service.sessions import LiveSession, Sessions
 from scheduler.service.state import Settings, Turn
+from scheduler.service.statements import StatementFacts
 from scheduler.service.submitting import check_same_request
 from scheduler.service.using import accrued, without_late
 from scheduler.service.watching import EventHub
@@ -391,6 +394,17 @@ class ControlPlane(Administration):
     async def ledger(self, query: LedgerQuery) -> list[LedgerRecord]:
         """See ``Service.ledger``."""
         return await self._settled(lambda: self._store.ledger(query))
+
+    async def statement(self, institution: str, month: str) -> StatementFacts:
+        """See ``Service.statement``."""
+        self._require_leader()
+        heading = statements.heading_of(self.engine.state, institution, month)
+        prices, _ = statements.metered(self.engine.state)
+        await self._committer.durable()
+        reading = await self._between_commits(lambda: statements.read(self._store, institution, month))
+        if not heading.final:
+            heading = replace(heading, head=reading.head)
+        return StatementFacts(heading, reading.sums, reading.earlier, reading.days, prices)
 
     # --- agents -----------------------------------------------------------------------------------------------------
 
