@@ -241,7 +241,7 @@ class Agent:
             await lines.close()
             await gateway.close()
 
-    def _note(self, event: ex.NodeUp | ex.NodeDown | ex.NodeEvents) -> None:
+    def _note(self, event: ex.NodeUp | ex.NodeDown | ex.NodeEvents | ex.NodeUsed) -> None:
         match event:
             case ex.NodeUp():
                 log.info("node %s (%s) is up with %d attempts", event.name, event.node_id, len(event.attempts))
@@ -265,7 +265,7 @@ class Agent:
 async def open_ray(config: AgentConfig, artifacts_url: str) -> NodeGateway:
     """Reach the nodes of the configured Ray cluster. ``SetupError`` when there is none."""
     # Ray is slow to import and reads the environment when it is.
-    from workers.executor.node_executor import ExecutorConfig
+    from workers.executor.config import ExecutorConfig
     from workers.ray_gateway import GatewayConfig, RayGateway
 
     executor = ExecutorConfig(root=config.node_dir, artifact_url=artifacts_url)

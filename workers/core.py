@@ -31,6 +31,7 @@ from workers.core_types import (
     StopAll,
     Turn,
 )
+from workers.core_usage import usage_reports
 from workers.executor import types as ex
 
 PROTOCOL_VERSION = 1
@@ -54,6 +55,7 @@ class AgentCore:
         self._heartbeat_ms = 0
         self._report_seq = 0
         self._report_due_mono_ms = 0
+        self._usage_due_mono_ms = 0
         self._now_ms = 0
         self._mono_ms = 0
         self._turn = Turn()
@@ -98,6 +100,8 @@ class AgentCore:
             case ex.NodeEvents(node_id, events):
                 for event in events:
                     table.on_executor_event(node_id, event)
+            case ex.NodeUsed(node_id, used):
+                table.on_used(node_id, used)
             case PortAllocated():
                 table.on_port(item)
             case ResultsMerged():
@@ -165,6 +169,7 @@ class AgentCore:
         self._welcomed = True
         self._heartbeat_ms = max(1, welcome.heartbeat_interval_ms)
         self._report_due_mono_ms = self._mono_ms
+        self._table.forget_usage_told()
         self._table.on_acked(self._outbox.welcome(welcome.acked_event_seq, self._mono_ms, self._turn.durable))
 
     def _hang_up(self, reason: str) -> None:
@@ -185,6 +190,8 @@ class AgentCore:
             self._report()
         for events in self._outbox.to_send(self._mono_ms, self._config.resend_after_ms):
             self._send(pb.ConnectRequest(events=pb.AttemptEvents(events=events)))
+        if self._mono_ms >= self._usage_due_mono_ms:
+            self._report_usage()
 
     def _report(self) -> None:
         self._report_seq += 1
@@ -198,6 +205,14 @@ class AgentCore:
         )
         self._lease.report_sent(self._report_seq, self._mono_ms)
         self._send(pb.ConnectRequest(state=report))
+
+    def _report_usage(self) -> None:
+        """Say what has been used so far. It is not spooled: the next report says all of it again, and more."""
+        reports = usage_reports(self._table.usage_news())
+        if reports:
+            self._usage_due_mono_ms = self._mono_ms + self._config.usage_interval_ms
+        for report in reports:
+            self._send(pb.ConnectRequest(usage=report))
 
     def _send(self, message: pb.ConnectRequest) -> None:
         message.sent_at_ms = self._now_ms

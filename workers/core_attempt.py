@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from workers.core_types import AttemptName, AttemptRecord, Outcome
+from workers.core_usage import NOTHING_USED, Used, together, used_of
 from workers.executor import types as ex
 
 MESSAGE_LIMIT = 2_000
@@ -60,17 +61,23 @@ class RankEnd:
     checkpoint: str = ""
     lost_node: str = ""
     logs: str = ""
+    gpu_used_milli_ms: int = 0
+    gpu_peak_memory_mib: int = 0
 
 
 @dataclass(slots=True)
 class Rank:
-    """One process of the attempt. ``stop_again_mono_ms`` is when an unanswered stop is repeated."""
+    """One process of the attempt. ``stop_again_mono_ms`` is when an unanswered stop is repeated.
+
+    ``used`` is what has been heard of while it runs; not kept in the spool: its executor says it again.
+    """
 
     node_id: str
     state: RankState = RankState.WAITING
     started_ms: int = 0
     end: RankEnd | None = None
     stop_again_mono_ms: int = 0
+    used: Used = NOTHING_USED
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +97,7 @@ class Verdict:
     message: str = ""
     exit_code: int = 0
     exit_signal: int = 0
-    cpu_used_ms: int = 0
-    peak_memory_mib: int = 0
+    used: Used = NOTHING_USED
     results: str = ""
     checkpoint: str = ""
     lost_node_id: str = ""
@@ -166,6 +172,16 @@ class Attempt:
         self.ended_count += 1
         return end.outcome != Outcome.SUCCEEDED
 
+    def used(self) -> Used:
+        """What it has used so far, or in all once it is over: of each rank, at least what was heard of while it ran.
+
+        So one whose node was lost has used what it was last known to have.
+        """
+        ranks = [
+            rank.used.at_least(_used_to_the_end(rank.end)) if rank.end is not None else rank.used for rank in self.ranks
+        ]
+        return together(ranks)
+
     def result_manifests(self) -> tuple[str, ...]:
         """The results of its ranks, by rank, without repeats."""
         return tuple(dict.fromkeys(rank.end.results for rank in self.ranks if rank.end and rank.end.results))
@@ -225,6 +241,7 @@ def attempt_from_record(record: AttemptRecord) -> Attempt:
 def end_of_exit(exited: ex.Exited, order: int, now_ms: int) -> RankEnd:
     """How a rank ended, from what its executor says. An end in the future (a node's clock runs ahead) is taken as now."""
     number = _signal_number(exited.signal)
+    used = used_of(exited.usage)
     if exited.reason is ex.ExitReason.EXITED:
         outcome = Outcome.SUCCEEDED if exited.exit_code == 0 else Outcome.FAILED
     else:
@@ -239,12 +256,18 @@ def end_of_exit(exited: ex.Exited, order: int, now_ms: int) -> RankEnd:
         exit_code=exited.exit_code or 0,
         exit_signal=number,
         message=message[:MESSAGE_LIMIT],
-        cpu_ms=exited.usage.cpu_ms,
-        peak_memory_mib=exited.usage.peak_memory_mib,
+        cpu_ms=used.cpu_ms,
+        peak_memory_mib=used.peak_memory_mib,
         results=exited.results_manifest or "",
         checkpoint=exited.checkpoint_manifest or "",
         logs=exited.logs_manifest or "",
+        gpu_used_milli_ms=used.gpu_used_milli_ms,
+        gpu_peak_memory_mib=used.gpu_peak_memory_mib,
     )
+
+
+def _used_to_the_end(end: RankEnd) -> Used:
+    return Used(end.cpu_ms, end.peak_memory_mib, end.gpu_used_milli_ms, end.gpu_peak_memory_mib)
 
 
 def verdict(attempt: Attempt, results: str = "", logs: str = "", note: str = "") -> Verdict:
@@ -256,8 +279,7 @@ def verdict(attempt: Attempt, results: str = "", logs: str = "", note: str = "")
     ends = [(number, rank.end) for number, rank in enumerate(attempt.ranks) if rank.end is not None]
     common: dict[str, Any] = {
         "at_ms": max(end.ended_ms for _, end in ends),
-        "cpu_used_ms": sum(end.cpu_ms for _, end in ends),
-        "peak_memory_mib": max(end.peak_memory_mib for _, end in ends),
+        "used": attempt.used(),
         "results": results or (result_manifests[0] if result_manifests else ""),
         "logs": logs or (log_manifests[0] if log_manifests else ""),
         "checkpoint": ends[0][1].checkpoint or attempt.checkpoint,

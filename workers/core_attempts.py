@@ -18,7 +18,7 @@ from workers.core_attempt import (
     end_of_exit,
     verdict,
 )
-from workers.core_launch import attempt_of, executor_launches, finished_event, node_message
+from workers.core_launch import attempt_of, executor_launches, finished_event, node_message, usage_message
 from workers.core_lease import LeaseWatch
 from workers.core_outbox import Outbox
 from workers.core_tombstones import Tombstones
@@ -37,6 +37,7 @@ from workers.core_types import (
     StopRank,
     Turn,
 )
+from workers.core_usage import NOTHING_USED, used_of
 from workers.executor import types as ex
 
 STOP_REPEAT_MS = 10_000
@@ -59,6 +60,7 @@ class AttemptTable:
         self._tombs = Tombstones()
         self._live: dict[AttemptName, Attempt] = {}
         self._live_of_job: dict[str, Attempt] = {}
+        self._usage_news: dict[AttemptName, Attempt] = {}
         self._move: dict[AttemptName, Attempt] = {}
         self._attention: dict[AttemptName, Attempt] = {}
         self._nodes: dict[str, ex.NodeUp] = {}
@@ -351,6 +353,27 @@ class AttemptTable:
                     self._rank_started(attempt, event.rank, event.started_ms)
                 self._end(attempt, event.rank, end_of_exit(event, attempt.ended_count, self._now_ms))
 
+    def on_used(self, node_id: str, used: Sequence[ex.Used]) -> None:
+        """What ranks on a node have used so far; of those not known here, or over, nothing is taken."""
+        for one in used:
+            attempt = self._rank_at(node_id, one.job_id, one.attempt, one.rank)
+            if attempt is not None:
+                rank = attempt.ranks[one.rank]
+                so_far = rank.used.at_least(used_of(one.usage))
+                if so_far != rank.used:
+                    rank.used = so_far
+                    self._usage_news[attempt.name] = attempt
+
+    def usage_news(self) -> list[pb.AttemptUsage]:
+        """What live attempts have used, of those of which there is more to say than at the last call."""
+        news = [usage_message(attempt) for attempt in self._usage_news.values()]
+        self._usage_news.clear()
+        return news
+
+    def forget_usage_told(self) -> None:
+        """A new session begins: whoever listens now may know nothing."""
+        self._usage_news = {name: attempt for name, attempt in self._live.items() if attempt.used() != NOTHING_USED}
+
     def _rank_started(self, attempt: Attempt, number: int, at_ms: int) -> None:
         if not attempt.start_rank(number, min(at_ms, self._now_ms) or self._now_ms):
             return
@@ -419,6 +442,7 @@ class AttemptTable:
         name = attempt.name
         del self._live[name]
         del self._live_of_job[attempt.job_id]
+        self._usage_news.pop(name, None)
         self._move.pop(name, None)
         self._attention.pop(name, None)
         self._tombs.add(name, attempt.lease_epoch, attempt.launch_seq, self._now_ms, self._turn.durable)

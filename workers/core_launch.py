@@ -145,10 +145,26 @@ def finished_event(found: Verdict) -> pb.AttemptFinished:
         exit_code=found.exit_code,
         exit_signal=found.exit_signal,
         message=found.message,
-        cpu_used_ms=found.cpu_used_ms,
-        peak_memory_mib=found.peak_memory_mib,
+        cpu_used_ms=found.used.cpu_ms,
+        peak_memory_mib=found.used.peak_memory_mib,
+        gpu_used_milli_ms=found.used.gpu_used_milli_ms,
+        gpu_peak_memory_mib=found.used.gpu_peak_memory_mib,
         results=found.results,
         checkpoint=found.checkpoint,
         lost_node_id=found.lost_node_id,
         logs=found.logs,
+    )
+
+
+def usage_message(attempt: Attempt) -> pb.AttemptUsage:
+    """The wire's form of what an attempt has used so far."""
+    used = attempt.used()
+    return pb.AttemptUsage(
+        job_id=attempt.job_id,
+        attempt=attempt.attempt,
+        lease_epoch=attempt.lease_epoch,
+        cpu_used_ms=used.cpu_ms,
+        peak_memory_mib=used.peak_memory_mib,
+        gpu_used_milli_ms=used.gpu_used_milli_ms,
+        gpu_peak_memory_mib=used.gpu_peak_memory_mib,
     )

@@ -34,7 +34,7 @@ AttemptName = tuple[str, int]
 """``(job_id, attempt)``: what names an attempt in a region."""
 
 
-# What comes in, beside ``NodeUp``, ``NodeDown`` and ``NodeEvents`` of ``workers.executor.types``.
+# What comes in, beside ``NodeUp``, ``NodeDown``, ``NodeEvents`` and ``NodeUsed`` of ``workers.executor.types``.
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +123,7 @@ Input = (
     | ex.NodeUp
     | ex.NodeDown
     | ex.NodeEvents
+    | ex.NodeUsed
 )
 
 
@@ -304,3 +305,5 @@ class CoreConfig:
     welcome_timeout_ms: int = 10_000
     port_timeout_ms: int = 30_000
     max_attempts: int = 100_000
+    usage_interval_ms: int = 30_000
+    """What attempts have used so far is said at most this often."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 
-from workers.executor.node_executor import ExecutorConfig, NodeExecutor
+from workers.executor.config import ExecutorConfig
+from workers.executor.node_executor import NodeExecutor
 from workers.executor.types import AttemptInfo, Cursor, Launch, LogChunk, NodeInfo, Polled, Refused, Stream
 
 NAMESPACE = "suanli"

@@ -17,8 +17,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from workers.executor.config import ExecutorConfig
 from workers.executor.node import NodeOverrides
-from workers.executor.node_executor import ExecutorConfig
 from workers.executor.types import (
     Cursor,
     ExecutorError,
@@ -29,6 +29,7 @@ from workers.executor.types import (
     NodeEvents,
     NodesFound,
     NodeUp,
+    NodeUsed,
     Refused,
     Stream,
     UnknownAttemptError,
@@ -215,6 +216,9 @@ class RayGateway:
             node.up = True
             while True:
                 polled = await self._call(node, "poll", node.acknowledged, _POLL_S, timeout_s=_POLL_S * 3)
+                # An executor that was started by an agent of an earlier release tells none.
+                if used := getattr(polled, "used", ()):
+                    await self._queue.put(NodeUsed(node.node_id, used))
                 if not polled.events:
                     continue
                 node.may_go_on.clear()

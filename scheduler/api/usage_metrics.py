@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from scheduler.domain.states import EntryKind
 from scheduler.metering import names
 from scheduler.metering.money import COST_UNITS_PER_MINOR
+from scheduler.metering.totals import TotalKey
 from scheduler.service.contract import BudgetStatus, Gauges, Metered
 
 # Series of zero, so that increase() sees the first use; not more of them than this.
@@ -17,7 +18,6 @@ _CORE_SECOND = 1_000_000  # milli-cores × milliseconds; milli-GPUs × milliseco
 _GIB_SECOND = 1024 * 1000  # MiB × milliseconds
 _CREDITS = (EntryKind.REVERSAL, EntryKind.CREDIT)
 _Key = tuple[str, ...]
-_PLACE = len(names.USAGE_LABELS)
 
 
 class _Sums:
@@ -44,7 +44,7 @@ def usage_families(metered: Metered, gauges: Gauges, projects: Sequence[tuple[st
         for sums in held:
             sums.add(key, 0)
     for row in metered.totals:
-        key = tuple(row.key[:_PLACE])
+        key = _place(row.key)
         money = row.cost_units(metered.prices)
         if row.key.kind == EntryKind.USAGE:
             for sums, amount in zip(held, row.held, strict=True):
@@ -124,6 +124,10 @@ def budget_families(budgets: Iterable[BudgetStatus]) -> Iterator[Metric]:
         end.add_metric(key, budget.to_ms / 1000)
         held.add_metric(key, status.held_jobs)
     yield from (amount, spent, committed, hard, end, held)
+
+
+def _place(key: TotalKey) -> _Key:
+    return (key.institution, key.project, key.region, key.pool, key.accelerator)
 
 
 def _zeros(gauges: Gauges, projects: Sequence[tuple[str, str]]) -> Iterator[_Key]:

@@ -68,6 +68,8 @@ class Finished:
     results: str = ""
     checkpoint: str = ""
     logs: str = ""
+    gpu_used_milli_ms: int = 0
+    gpu_peak_memory_mib: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,25 @@ class AttemptEvents:
     events: tuple[AttemptEvent, ...]
 
 
-AgentMessage = Hello | StateReport | AttemptEvents
+@dataclass(frozen=True, slots=True)
+class AttemptUsage:
+    """What a live attempt has used so far: totals that never go back. 1000 of ``gpu_used_milli_ms`` is one GPU busy for 1 ms."""
+
+    ref: AttemptRef
+    cpu_used_ms: int = 0
+    peak_memory_mib: int = 0
+    gpu_used_milli_ms: int = 0
+    gpu_peak_memory_mib: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UsageReport:
+    """What live attempts have used so far; a lost one does not matter, and not every attempt is in each."""
+
+    attempts: tuple[AttemptUsage, ...]
+
+
+AgentMessage = Hello | StateReport | AttemptEvents | UsageReport
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -17,11 +17,12 @@ from scheduler.metering.segments import month_of
 from scheduler.metering.totals import GROUP_BY, Total, TotalKey, Totals
 from scheduler.service import corrections, months
 from scheduler.service.budgets import BUDGET, Account, place_of, record_of
-from scheduler.service.contract import BudgetStatus, Correction, Metered
+from scheduler.service.contract import BudgetStatus, Correction, Metered, VerifyProgress
 from scheduler.service.engine import Engine
 from scheduler.service.ports import LedgerQuery, Store, UsageQuery
 from scheduler.service.posting import open_segments
 from scheduler.service.state import State
+from scheduler.service.verification import Verification
 
 T = TypeVar("T")
 MAX_BUDGETS = 10_000
@@ -53,6 +54,10 @@ class Accounting:
         metering = state.metering
         return Metered(self.totals.rows(), self.totals.sequence, running, metering.prices, metering.verified)
 
+    async def _between_commits(self, work: Callable[[], T]) -> T:
+        """Run in the writer's thread, where no commit runs at the same time."""
+        raise NotImplementedError
+
     # --- corrections --------------------------------------------------------------------------------------------------
 
     async def correct_ledger(self, asked: Correction, institution: str, author: str) -> list[LedgerRecord]:
@@ -68,6 +73,20 @@ class Accounting:
         if record is None or (institution and record.institution != institution):
             raise NotFound(f"There is no ledger record {asked.sequence}.", reason="RECORD_NOT_FOUND", field="sequence")
         return await self._change(lambda: corrections.correct(self.engine.state, asked, record, known, author))
+
+    async def verify_ledger(
+        self, from_sequence: int, expected: tuple[int, bytes] | None
+    ) -> AsyncIterator[VerifyProgress]:
+        """See ``Service``."""
+        state = self.engine.state
+        upto = await self._settled(lambda: self._store.last_sequences()[1])
+        run = await self._settled(lambda: Verification(self._store, state, from_sequence, expected, upto))
+        while await self._settled(run.step):
+            yield run.progress()
+        await self._between_commits(run.finish)
+        if run.whole:
+            state.metering.verified = run.result(state.now())
+        yield run.progress()
 
     # --- months -------------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from scheduler.domain.agent import (
     Started,
     StateReport,
     Stop,
+    UsageReport,
     Welcome,
 )
 from scheduler.domain.errors import FailedPrecondition
@@ -41,6 +42,8 @@ def receive(state: State, region_id: str, session: int, message: AgentMessage) -
     _heard(state, region)
     if isinstance(message, StateReport):
         _report(state, region, message)
+    elif isinstance(message, UsageReport):
+        _usage(state, region, message)
     else:
         _events(state, region, message)
 
@@ -211,6 +214,14 @@ def _event(state: State, region: Region, event: AttemptEvent) -> None:
         state.touch_attempt(attempt)
         state.show_running(attempt)
         state.emit(attempt.job, "CHECKPOINTED")
+
+
+def _usage(state: State, region: Region, message: UsageReport) -> None:
+    """Keep what live attempts have used so far. In memory only: it is said again, and the end says it for good."""
+    for used in message.attempts:
+        attempt = find_attempt(state, region, used.ref)
+        if attempt is not None:
+            attempt.has_used(used)
 
 
 def find_attempt(state: State, region: Region, ref: AttemptRef) -> Attempt | None:

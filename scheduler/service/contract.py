@@ -36,6 +36,7 @@ from scheduler.metering.estimate import PlaceCost
 from scheduler.metering.price_text import PriceText
 from scheduler.metering.prices import PriceBook
 from scheduler.metering.totals import Total
+from scheduler.metering.verifying import Fault
 from scheduler.planning.explanation import Explanation
 from scheduler.planning.policy_text import PolicyText
 from scheduler.planning.runtimes import Accuracy
@@ -217,6 +218,19 @@ class Verified(NamedTuple):
     other_faults: int
 
 
+class VerifyProgress(NamedTuple):
+    """How far a verification is: records checked of ``total``; with ``done`` the faults, the first bad record's first."""
+
+    checked: int
+    total: int
+    done: bool
+    faults: list[Fault]
+    head_sequence: int
+    head: bytes
+    attempts: int
+    sums: int
+
+
 class Metered(NamedTuple):
     """All that is metered: the ledger's totals as of its record ``sequence``, and ``open``, what running attempts hold beside it by now."""
 
@@ -314,6 +328,10 @@ class Service(Protocol):
 
         ``NotFound``; ``FailedPrecondition``: NOT_CORRECTABLE, ALREADY_CORRECTED, STILL_RUNNING.
         """
+        ...
+
+    def verify_ledger(self, from_sequence: int, expected: tuple[int, bytes] | None) -> AsyncIterator[VerifyProgress]:
+        """Derive everything anew from records and allocations, from a record on (0: all); ``expected``: a record's number and hash."""
         ...
 
     async def close_month(self, month: str, author: str) -> MonthRecord:

@@ -42,6 +42,7 @@ from scheduler.service.ports import (
     LedgerQuery,
     SpecCodec,
     Store,
+    UsageQuery,
     UsageSum,
 )
 from scheduler.service.prices import estimate_job
@@ -390,7 +391,7 @@ class ControlPlane(Administration, Accounting):
         await self._committer.durable()
 
         def read() -> list[UsageSum]:
-            sums = self._store.usage_sums(institution, project)
+            sums = self._store.usage_sums(UsageQuery(institution, project))
             late: list[LedgerRecord] = []
             while page := self._store.ledger(
                 LedgerQuery(institution, project, after=late[-1].sequence if late else sequence)

@@ -28,7 +28,8 @@ def end_attempt(state: State, attempt: Attempt, report: Finished, end_ms: int) -
     attempt.state = AttemptState.ENDED
     attempt.outcome = report.outcome
     attempt.exit_code, attempt.exit_signal, attempt.message = report.exit_code, report.exit_signal, report.message
-    attempt.cpu_used_ms, attempt.peak_memory_mib = report.cpu_used_ms, report.peak_memory_mib
+    # An attempt that was lost has used what was last heard of it.
+    attempt.has_used(report)
     attempt.logs = report.logs
     attempt.end_ms = max(attempt.grant_ms, attempt.start_ms, min(end_ms, state.now()))
     state.release(attempt)

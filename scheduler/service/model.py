@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 
-from scheduler.domain.agent import AttemptRef, NodeReport, ReplicaPlacement
+from scheduler.domain.agent import AttemptRef, AttemptUsage, Finished, NodeReport, ReplicaPlacement
 from scheduler.domain.records import (
     AttemptRecord,
     NodeRecord,
@@ -58,6 +58,8 @@ class Attempt:
     stop_grace_ms: int = 0
     stopped_by_ms: int = 0
     for_job_no: int = 0
+    gpu_used_milli_ms: int = 0
+    gpu_peak_memory_mib: int = 0
 
     def __repr__(self) -> str:
         return f"<Attempt {self.job.job_id}/{self.number} {self.state.name} in {self.region}>"
@@ -89,6 +91,13 @@ class Attempt:
             self.for_job_no,
             job.submit_ms,
         )
+
+    def has_used(self, used: AttemptUsage | Finished) -> None:
+        """Take in what it has used so far, or in all: totals that never go back, so the greater of each figure counts."""
+        self.cpu_used_ms = max(self.cpu_used_ms, used.cpu_used_ms)
+        self.peak_memory_mib = max(self.peak_memory_mib, used.peak_memory_mib)
+        self.gpu_used_milli_ms = max(self.gpu_used_milli_ms, used.gpu_used_milli_ms)
+        self.gpu_peak_memory_mib = max(self.gpu_peak_memory_mib, used.gpu_peak_memory_mib)
 
     def record(self) -> AttemptRecord:
         """The row to store."""

@@ -386,6 +386,14 @@ class Store(Protocol):
         """How many records were posted to an accounting month."""
         ...
 
+    def ledger_of(self, job_ids: Sequence[str]) -> list[LedgerRecord]:
+        """All records of these jobs, by number."""
+        ...
+
+    def budget_spending(self) -> list[BudgetSpendingRecord]:
+        """What is kept of every budget's spending, by id."""
+        ...
+
     def ledger_after(self, sequence: int, limit: int) -> list[LedgerRecord]:
         """The next ``limit`` records, in the order of their numbers, whatever is in them. For verification."""
         ...

@@ -13,6 +13,7 @@ _SEQUENCE = attrgetter("sequence")
 _LAUNCH_SEQ = attrgetter("launch_seq")
 _TIME = attrgetter("time_ms")
 _END = attrgetter("end_ms")
+_POSTED = attrgetter("posted_ms")
 
 
 class Counters(NamedTuple):
@@ -40,5 +41,5 @@ def counters_of(batch: CommitBatch) -> Counters:
         event_seq=_highest(batch.events, _SEQUENCE),
         ledger_seq=_highest(batch.ledger, _SEQUENCE),
         launch_seq=max(_highest(batch.new_attempts, _LAUNCH_SEQ), _highest(batch.attempts, _LAUNCH_SEQ)),
-        time_ms=max(_highest(batch.events, _TIME), _highest(batch.ledger, _END)),
+        time_ms=max(_highest(batch.events, _TIME), _highest(batch.ledger, _END), _highest(batch.ledger, _POSTED)),
     )

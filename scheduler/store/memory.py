@@ -7,17 +7,20 @@ service's own objects alive but the immutable records it committed.
 from __future__ import annotations
 
 import threading
-from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterable, Sequence
+from bisect import bisect_left, insort
+from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any, Literal
 
 from scheduler.domain.errors import Deposed, Internal, Unavailable
 from scheduler.domain.records import (
     AttemptRecord,
+    BudgetNoticeRecord,
     EventRecord,
     JobRecord,
     LedgerRecord,
     PolicyRecord,
+    PriceListRecord,
     RequestRecord,
 )
 from scheduler.domain.states import FINAL_STATE, RUNTIME_OUTCOMES, TERMINAL, AttemptOutcome, AttemptState
@@ -25,17 +28,18 @@ from scheduler.planning.runtimes import JobFeatures
 from scheduler.service.ports import (
     Clock,
     CommitBatch,
+    DaySum,
     EventQuery,
     JobQuery,
     Leadership,
     LedgerQuery,
     RuntimeSample,
     StoredState,
-    UsageKey,
+    UsageQuery,
     UsageSum,
 )
 from scheduler.store.counters import Counters, counters_of
-from scheduler.store.rollup import sum_usage
+from scheduler.store.memory_ledger import MemoryLedger, Sequences, after, check_new, refused
 
 REQUESTS_LOADED = 200_000
 RUNTIMES_LOADED = 20_000
@@ -52,12 +56,23 @@ _KEY_WIDTH = {
     "enrolments": 1,
     "nodes": 2,
     "fair_usage": 3,
+    "policies": 1,
+    "price_lists": 1,
+    "months": 1,
+    "budgets": 1,
+    "budget_spending": 1,
+    "budget_notices": 1,
 }
+# Those that ``load`` returns whole.
+_LOADED = _KEY_WIDTH.keys() - {"policies", "budget_notices"}
+_APPEND_ONLY = ("policies", "price_lists", "months", "budget_notices")
 _PARENT: dict[str, tuple[str, int]] = {
     "projects": ("institutions", 0),
     "quotas": ("institutions", 0),
     "enrolments": ("regions", 1),
     "nodes": ("regions", 0),
+    "budgets": ("institutions", 1),
+    "budget_spending": ("budgets", 0),
 }
 
 
@@ -77,11 +92,8 @@ class MemoryStore:
         self._numbers: list[int] = []  # Of all jobs, rising.
         self._attempts: dict[int, dict[int, AttemptRecord]] = {}
         self._events: list[EventRecord] = []
-        self._ledger: list[LedgerRecord] = []
-        self._ledger_keys: set[tuple[str, int, int]] = set()
+        self._ledger = MemoryLedger()
         self._requests: dict[tuple[str, str], RequestRecord] = {}
-        self._policies: dict[int, PolicyRecord] = {}
-        self._usage: dict[UsageKey, UsageSum] = {}
         self._tables: dict[str, dict[tuple[Any, ...], Any]] = {name: {} for name in _KEY_WIDTH}
         self._failure = ""
         self._away = False
@@ -139,6 +151,7 @@ class MemoryStore:
             for job_id in arrays & self._job_numbers.keys():
                 number = self._job_numbers[job_id]
                 jobs[number] = self._jobs[number]
+            policies = self._tables["policies"]
             requests = sorted(self._requests.values(), key=lambda request: request.first_job_no)
             return StoredState(
                 jobs=[jobs[number] for number in sorted(jobs)],
@@ -150,9 +163,11 @@ class MemoryStore:
                 ],
                 requests=requests[-REQUESTS_LOADED:],
                 requests_complete=len(requests) <= REQUESTS_LOADED,
-                **{name: [rows[key] for key in sorted(rows)] for name, rows in self._tables.items()},
+                **{name: self._whole(name) for name in _LOADED},
                 runtimes=self._recent_runtimes(RUNTIMES_LOADED),
-                policy=self._policies[max(self._policies)] if self._policies else None,
+                policy=policies[max(policies)] if policies else None,
+                last_budget_notice=max(self._tables["budget_notices"], default=(0,))[0],
+                ledger_hash=self._ledger.newest_hash,
                 last_job_no=self._counters.job_no,
                 last_event_seq=self._counters.event_seq,
                 last_ledger_seq=self._counters.ledger_seq,
@@ -160,6 +175,9 @@ class MemoryStore:
                 last_commit_no=self._commit_no,
                 last_time_ms=self._counters.time_ms,
             )
+
+    def _whole(self, name: str) -> list[Any]:
+        return [row for _, row in sorted(self._tables[name].items())]
 
     def commit(self, epoch: int, commit_no: int, batch: CommitBatch) -> None:
         """Write the batch whole or not at all, fenced and idempotent as the port says."""
@@ -178,36 +196,35 @@ class MemoryStore:
             return
         if commit_no != self._commit_no + 1:
             raise Internal(f"commit {commit_no} after commit {self._commit_no}", reason="COMMIT_OUT_OF_ORDER")
-        sums = sum_usage(batch.ledger)
         self._check(batch)
-        self._apply(batch, sums)
+        self._apply(batch)
         self._counters = self._counters.merged(counters_of(batch))
         self._commit_no = commit_no
 
     def _check(self, batch: CommitBatch) -> None:
         """Raise ``Internal`` for what the database's constraints would refuse."""
         taken = self._job_numbers
-        _check_new("jobs", (job.job_no for job in batch.new_jobs), self._jobs)
-        _check_new("jobs", (job.job_id for job in batch.new_jobs), taken)
+        check_new("jobs", (job.job_no for job in batch.new_jobs), self._jobs)
+        check_new("jobs", (job.job_id for job in batch.new_jobs), taken)
         for job in batch.jobs:
             if taken.get(job.job_id, job.job_no) != job.job_no:
-                raise _refused("jobs", job.job_id)
+                raise refused("jobs", job.job_id)
         for attempt in batch.new_attempts:
             if attempt.attempt in self._attempts.get(attempt.job_no, ()):
-                raise _refused("attempts", (attempt.job_no, attempt.attempt))
-        _check_new("attempts", ((attempt.job_no, attempt.attempt) for attempt in batch.new_attempts), ())
-        _check_new("events", (event.sequence for event in batch.events), _Sequences(self._events))
-        _check_new("ledger", (record.sequence for record in batch.ledger), _Sequences(self._ledger))
-        _check_new("ledger", map(_segment_key, batch.ledger), self._ledger_keys)
-        _check_new("requests", ((request.user, request.request_id) for request in batch.requests), self._requests)
-        _check_new("policies", (policy.version for policy in batch.policies), self._policies)
+                raise refused("attempts", (attempt.job_no, attempt.attempt))
+        check_new("attempts", ((attempt.job_no, attempt.attempt) for attempt in batch.new_attempts), ())
+        check_new("events", (event.sequence for event in batch.events), Sequences(self._events))
+        self._ledger.check(batch.ledger)
+        check_new("requests", ((request.user, request.request_id) for request in batch.requests), self._requests)
+        for name in _APPEND_ONLY:
+            check_new(name, (row[:1] for row in getattr(batch, name)), self._tables[name])
         for name, (parent, at) in _PARENT.items():
             known = {row[0] for row in getattr(batch, parent)}
             for row in getattr(batch, name):
                 if row[at] not in known and (row[at],) not in self._tables[parent]:
-                    raise _refused(name, row[at])
+                    raise refused(name, row[at])
 
-    def _apply(self, batch: CommitBatch, sums: Iterable[UsageSum]) -> None:
+    def _apply(self, batch: CommitBatch) -> None:
         for jobs in (batch.new_jobs, batch.jobs):
             for job in jobs:
                 if job.job_no not in self._jobs:
@@ -219,16 +236,9 @@ class MemoryStore:
                 self._attempts.setdefault(attempt.job_no, {})[attempt.attempt] = attempt
         for event in batch.events:
             insort(self._events, event)
-        for record in batch.ledger:
-            insort(self._ledger, record)
-            self._ledger_keys.add(_segment_key(record))
+        self._ledger.add(batch.ledger)
         for request in batch.requests:
             self._requests[request.user, request.request_id] = request
-        for policy in batch.policies:
-            self._policies[policy.version] = policy
-        for total in sums:
-            before = self._usage.get(total.key)
-            self._usage[total.key] = total if before is None else _added(before, total)
         for name, width in _KEY_WIDTH.items():
             table = self._tables[name]
             for row in getattr(batch, name):
@@ -312,7 +322,7 @@ class MemoryStore:
             self._check_reachable()
             ids = frozenset(query.job_ids)
             page: list[EventRecord] = []
-            for at in range(_after(self._events, query.after), len(self._events)):
+            for at in range(after(self._events, query.after), len(self._events)):
                 event = self._events[at]
                 if len(page) >= query.limit:
                     break
@@ -328,43 +338,80 @@ class MemoryStore:
         """A page of the ledger, oldest first."""
         with self._lock:
             self._check_reachable()
-            page: list[LedgerRecord] = []
-            for at in range(_after(self._ledger, query.after), len(self._ledger)):
-                record = self._ledger[at]
-                if len(page) >= query.limit:
-                    break
-                if (
-                    query.institution in ("", record.institution)
-                    and query.project in ("", record.project)
-                    and query.job_id in ("", record.job_id)
-                    and (not query.from_ms or record.end_ms > query.from_ms)
-                    and (not query.to_ms or record.start_ms < query.to_ms)
-                ):
-                    page.append(record)
-            return page
+            return self._ledger.page(query)
 
-    def usage_sums(self, institution: str = "", project: str = "") -> list[UsageSum]:
-        """All sums by ``UsageKey``, of one tenant or of all."""
+    def segments_of(self, job_id: str, attempt: int) -> list[LedgerRecord]:
+        """All records of an attempt, oldest first."""
         with self._lock:
             self._check_reachable()
-            return sorted(
-                total
-                for key, total in self._usage.items()
-                if institution in ("", key.institution) and project in ("", key.project)
-            )
+            return self._ledger.segments_of(job_id, attempt)
+
+    def count_posted(self, period: str) -> int:
+        """How many records were posted to an accounting month."""
+        with self._lock:
+            self._check_reachable()
+            return self._ledger.count_posted(period)
+
+    def ledger_after(self, sequence: int, limit: int) -> list[LedgerRecord]:
+        """The next ``limit`` records, in the order of their numbers."""
+        with self._lock:
+            self._check_reachable()
+            return self._ledger.page(LedgerQuery(after=sequence, limit=limit))
+
+    def attempts_after(self, job_no: int, attempt: int, limit: int) -> list[AttemptRecord]:
+        """The next ``limit`` attempts by (job, attempt)."""
+        with self._lock:
+            self._check_reachable()
+            keys = ((job, number) for job in sorted(self._attempts) for number in sorted(self._attempts[job]))
+            later = (key for key in keys if key > (job_no, attempt))
+            return [self._attempts[job][number] for job, number in islice(later, limit)]
+
+    def usage_sums(self, query: UsageQuery) -> list[UsageSum]:
+        """Sums by key. Raises ``InvalidArgument`` for a field to group by that is none of a key's."""
+        with self._lock:
+            self._check_reachable()
+            return self._ledger.sums(query)
+
+    def usage_days(self, institution: str, from_day: str, to_day: str) -> list[DaySum]:
+        """Sums of the days in [from_day, to_day] (empty: open), by day; of one institution, or (empty) of all."""
+        with self._lock:
+            self._check_reachable()
+            return self._ledger.days(institution, from_day, to_day)
+
+    def find_price_list(self, version: int) -> PriceListRecord | None:
+        """A version of the price list, if there is one of this number."""
+        with self._lock:
+            self._check_reachable()
+            return self._tables["price_lists"].get((version,))
+
+    def list_budget_notices(
+        self, institution: str, budget: str, before_number: int, limit: int
+    ) -> list[BudgetNoticeRecord]:
+        """A page of notices, newest first."""
+        with self._lock:
+            self._check_reachable()
+            found: list[BudgetNoticeRecord] = sorted(self._tables["budget_notices"].values(), reverse=True)
+            return [
+                notice
+                for notice in found
+                if institution in ("", notice.institution)
+                and budget in ("", notice.budget)
+                and (not before_number or notice.number < before_number)
+            ][:limit]
 
     def find_policy(self, version: int) -> PolicyRecord | None:
         """A version of the policy, if there is one of this number."""
         with self._lock:
             self._check_reachable()
-            return self._policies.get(version)
+            return self._tables["policies"].get((version,))
 
     def list_policies(self, before_version: int, limit: int) -> list[PolicyRecord]:
         """A page of versions, newest first, without their texts."""
         with self._lock:
             self._check_reachable()
-            versions = [v for v in sorted(self._policies, reverse=True) if not before_version or v < before_version]
-            return [self._policies[version]._replace(document="", effective="") for version in versions[:limit]]
+            found: list[PolicyRecord] = sorted(self._tables["policies"].values(), reverse=True)
+            page = [policy for policy in found if not before_version or policy.version < before_version][:limit]
+            return [policy._replace(document="", effective="") for policy in page]
 
     def last_sequences(self) -> tuple[int, int]:
         """The newest event's and the newest ledger record's sequence numbers."""
@@ -376,47 +423,8 @@ class MemoryStore:
         """Nothing to release: the disk stays."""
 
 
-class _Sequences:
-    """Membership of a sequence number in a sorted list of records whose first field it is."""
-
-    def __init__(self, records: Sequence[Any]) -> None:
-        self._records = records
-
-    def __contains__(self, sequence: int) -> bool:
-        at = bisect_left(self._records, sequence, key=_first)
-        return at < len(self._records) and bool(self._records[at][0] == sequence)
-
-
-def _first(record: tuple[Any, ...]) -> Any:
-    return record[0]
-
-
-def _after(records: Sequence[Any], sequence: int) -> int:
-    return bisect_right(records, sequence, key=_first)
-
-
-def _segment_key(record: LedgerRecord) -> tuple[str, int, int]:
-    return record.job_id, record.attempt, record.segment
-
-
-def _check_new(table: str, keys: Iterable[Any], taken: Any) -> None:
-    seen = set()
-    for key in keys:
-        if key in seen or key in taken:
-            raise _refused(table, key)
-        seen.add(key)
-
-
-def _refused(table: str, key: object) -> Internal:
-    return Internal(f"The store refused a row of {table}: {key}", reason="DATABASE_REFUSED")
-
-
 def _deposed(epoch: int) -> Deposed:
     return Deposed(f"Leader epoch {epoch} has ended; another process may have taken over.")
-
-
-def _added(left: UsageSum, right: UsageSum) -> UsageSum:
-    return UsageSum(left.key, *(a + b for a, b in zip(left[1:], right[1:], strict=True)))
 
 
 def _is_asked(job: JobRecord, query: JobQuery) -> bool:

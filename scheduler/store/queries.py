@@ -7,30 +7,24 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Select, Table, case, func, literal, select, text
 
-from scheduler.domain.records import AttemptRecord, EventRecord, JobRecord, LedgerRecord, PolicyRecord, RequestRecord
+from scheduler.domain.records import AttemptRecord, EventRecord, JobRecord, PolicyRecord, RequestRecord
 from scheduler.domain.states import FINAL_STATE, RUNTIME_OUTCOMES
 from scheduler.planning.runtimes import JobFeatures
 from scheduler.service.ports import (
     EventQuery,
     JobQuery,
-    LedgerQuery,
     RuntimeSample,
-    UsageKey,
-    UsageSum,
 )
 from scheduler.store.schema import (
     ATTEMPTS,
     EVENTS,
     IN_ARRAY,
     JOBS,
-    LEDGER,
     LIVE_ATTEMPT,
     LIVE_JOB,
     LIVE_STATES_END,
     POLICIES,
     REQUESTS,
-    SUM_BASE,
-    USAGE,
 )
 
 _Record = TypeVar("_Record")
@@ -55,13 +49,14 @@ def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
         yield ids[start : start + IDS_AT_ONCE]
 
 
-def _records(connection: Connection, query: Select[Any], make: Callable[[Any], _Record]) -> list[_Record]:
+def records_of(connection: Connection, query: Select[Any], make: Callable[[Any], _Record]) -> list[_Record]:
+    """What a query of whole rows finds."""
     return [make(row) for row in connection.execute(query)]
 
 
 def all_of(connection: Connection, table: Table, make: Callable[[Any], _Record]) -> list[_Record]:
     """A whole table, by its key. For the small ones."""
-    return _records(connection, select(table).order_by(*table.primary_key), make)
+    return records_of(connection, select(table).order_by(*table.primary_key), make)
 
 
 def live_jobs(connection: Connection) -> list[JobRecord]:
@@ -79,7 +74,7 @@ def live_jobs(connection: Connection) -> list[JobRecord]:
     ended = sorted({job.array_id for job in jobs if job.array_id} - known)
     if ended:
         for ids in _chunks(ended):
-            jobs += _records(connection, select(JOBS).where(JOBS.c.job_id.in_(ids)), JobRecord._make)
+            jobs += records_of(connection, select(JOBS).where(JOBS.c.job_id.in_(ids)), JobRecord._make)
         jobs.sort()
     return jobs
 
@@ -87,7 +82,7 @@ def live_jobs(connection: Connection) -> list[JobRecord]:
 def live_attempts(connection: Connection) -> list[AttemptRecord]:
     """Attempts that have not ended, by job."""
     query = select(ATTEMPTS).where(text(LIVE_ATTEMPT)).order_by(ATTEMPTS.c.job_no, ATTEMPTS.c.attempt)
-    return _records(connection, query, AttemptRecord._make)
+    return records_of(connection, query, AttemptRecord._make)
 
 
 def newest_requests(connection: Connection, limit: int) -> list[RequestRecord]:
@@ -118,7 +113,7 @@ def list_policies(connection: Connection, before_version: int, limit: int) -> li
     query = select(*_NO_TEXT).order_by(POLICIES.c.version.desc()).limit(limit)
     if before_version:
         query = query.where(POLICIES.c.version < before_version)
-    return _records(connection, query, PolicyRecord._make)
+    return records_of(connection, query, PolicyRecord._make)
 
 
 def _raw(connection: Connection, query: Select[Any]) -> list[tuple[Any, ...]]:
@@ -142,14 +137,14 @@ def jobs_by_id(connection: Connection, job_ids: Sequence[str]) -> list[JobRecord
     """The known ones among these."""
     jobs: list[JobRecord] = []
     for ids in _chunks(list(dict.fromkeys(job_ids))):
-        jobs += _records(connection, select(*_JOB_COLUMNS).where(JOBS.c.job_id.in_(ids)), JobRecord._make)
+        jobs += records_of(connection, select(*_JOB_COLUMNS).where(JOBS.c.job_id.in_(ids)), JobRecord._make)
     return jobs
 
 
 def jobs_by_number(connection: Connection, first_job_no: int, count: int) -> list[JobRecord]:
     """Those numbered from ``first_job_no`` to ``first_job_no + count - 1``."""
     query = select(*_JOB_COLUMNS).where(JOBS.c.job_no >= first_job_no, JOBS.c.job_no < first_job_no + count)
-    return _records(connection, query.order_by(JOBS.c.job_no), JobRecord._make)
+    return records_of(connection, query.order_by(JOBS.c.job_no), JobRecord._make)
 
 
 def list_jobs(connection: Connection, asked: JobQuery) -> list[JobRecord]:
@@ -171,14 +166,14 @@ def list_jobs(connection: Connection, asked: JobQuery) -> list[JobRecord]:
         query = query.where(JOBS.c.submit_ms < asked.submitted_to_ms)
     if asked.before_job_no:
         query = query.where(JOBS.c.job_no < asked.before_job_no)
-    return _records(connection, query.order_by(JOBS.c.job_no.desc()).limit(asked.limit), JobRecord._make)
+    return records_of(connection, query.order_by(JOBS.c.job_no.desc()).limit(asked.limit), JobRecord._make)
 
 
 def attempts_of(connection: Connection, job_id: str, limit: int) -> list[AttemptRecord]:
     """The newest of a job, oldest first."""
     job_no = select(JOBS.c.job_no).where(JOBS.c.job_id == job_id).scalar_subquery()
     query = select(ATTEMPTS).where(ATTEMPTS.c.job_no == job_no).order_by(ATTEMPTS.c.attempt.desc()).limit(limit)
-    return _records(connection, query, AttemptRecord._make)[::-1]
+    return records_of(connection, query, AttemptRecord._make)[::-1]
 
 
 def recent_runtimes(connection: Connection, limit: int) -> list[RuntimeSample]:
@@ -209,7 +204,7 @@ def events(connection: Connection, asked: EventQuery) -> list[EventRecord]:
     if asked.project:
         query = query.where(EVENTS.c.project == asked.project)
     if not asked.job_ids:
-        return _records(connection, query.order_by(EVENTS.c.sequence).limit(asked.limit), EventRecord._make)
+        return records_of(connection, query.order_by(EVENTS.c.sequence).limit(asked.limit), EventRecord._make)
     found: dict[int, EventRecord] = {}
     for ids in _chunks(list(dict.fromkeys(asked.job_ids))):
         numbers = list(connection.execute(select(JOBS.c.job_no).where(JOBS.c.job_id.in_(ids))).scalars())
@@ -220,42 +215,3 @@ def events(connection: Connection, asked: EventQuery) -> list[EventRecord]:
             for row in connection.execute(page):
                 found[row[0]] = EventRecord._make(row)
     return [found[sequence] for sequence in sorted(found)[: asked.limit]]
-
-
-def ledger(connection: Connection, asked: LedgerQuery) -> list[LedgerRecord]:
-    """A page, oldest first."""
-    query = select(LEDGER).where(LEDGER.c.sequence > asked.after)
-    for name in ("institution", "project", "job_id"):
-        value = getattr(asked, name)
-        if value:
-            query = query.where(LEDGER.c[name] == value)
-    if asked.from_ms:
-        query = query.where(LEDGER.c.end_ms > asked.from_ms)
-    if asked.to_ms:
-        query = query.where(LEDGER.c.start_ms < asked.to_ms)
-    return _records(connection, query.order_by(LEDGER.c.sequence).limit(asked.limit), LedgerRecord._make)
-
-
-def usage_sums(connection: Connection, institution: str, project: str) -> list[UsageSum]:
-    """Every sum of a tenant, or of all, by key."""
-    query = select(USAGE)
-    if institution:
-        query = query.where(USAGE.c.institution == institution)
-    if project:
-        query = query.where(USAGE.c.project == project)
-    return sorted(map(_usage_sum, connection.execute(query)))
-
-
-def _usage_sum(row: Any) -> UsageSum:
-    width = len(UsageKey._fields)
-    amounts = row[width:]
-    cpu, memory, gpu = (amounts[at] * SUM_BASE + amounts[at + 1] for at in (0, 2, 4))
-    return UsageSum(UsageKey._make(row[:width]), cpu, memory, gpu, amounts[6], amounts[7])
-
-
-def usage_row(total: UsageSum) -> tuple[str | int, ...]:
-    """A sum as ``usage_by_month`` keeps it: each amount split in two."""
-    cpu, memory, gpu = (
-        divmod(amount, SUM_BASE) for amount in (total.cpu_milli_ms, total.memory_mib_ms, total.gpu_milli_ms)
-    )
-    return (*total.key, *cpu, *memory, *gpu, total.segments, total.attempts)

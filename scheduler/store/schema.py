@@ -5,6 +5,7 @@ The migrations in ``migrations/versions`` build these tables; a test compares th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, get_type_hints
 
 from sqlalchemy import (
@@ -25,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.schema import SchemaItem
 
 from scheduler.domain import records
-from scheduler.service.ports import UsageKey
+from scheduler.service.ports import DaySum, UsageKey
 
 METADATA = MetaData()
 # SQLite makes a primary key the row's own address only when its type reads INTEGER; both hold 64 bits.
@@ -83,9 +84,14 @@ LEDGER = _table(
     "ledger",
     records.LedgerRecord,
     "sequence",
-    UniqueConstraint("job_id", "attempt", "segment", name="ledger_once"),
+    UniqueConstraint("job_id", "attempt", "segment", "revision", "kind", name="ledger_once"),
     Index("ledger_by_institution", "institution", "sequence"),
+    # An export is of an accounting month, of everyone or of one institution, in pages.
+    Index("ledger_by_period", "period", "sequence"),
+    Index("ledger_by_institution_period", "institution", "period", "sequence"),
 )
+MONTHS = _table("months", records.MonthRecord, "month")
+PRICE_LISTS = _table("price_lists", records.PriceListRecord, "version")
 REQUESTS = _table(
     "requests",
     records.RequestRecord,
@@ -116,6 +122,25 @@ QUOTAS = _table(
 )
 FAIR_USAGE = _table("fair_usage", records.FairUsageRecord, "institution project user", rowid=False)
 POLICIES = _table("policies", records.PolicyRecord, "version")
+BUDGETS = _table(
+    "budgets",
+    records.BudgetRecord,
+    "budget",
+    ForeignKeyConstraint(["institution"], ["institutions.institution"], name="budgets_institution"),
+)
+BUDGET_SPENDING = _table(
+    "budget_spending",
+    records.BudgetSpendingRecord,
+    "budget",
+    ForeignKeyConstraint(["budget"], ["budgets.budget"], name="budget_spending_budget"),
+)
+BUDGET_NOTICES = _table(
+    "budget_notices",
+    records.BudgetNoticeRecord,
+    "number",
+    Index("budget_notices_by_institution", "institution", "number"),
+    Index("budget_notices_by_budget", "budget", "number"),
+)
 REGIONS = _table("regions", records.RegionRecord, "region")
 NODES = _table(
     "nodes",
@@ -124,19 +149,28 @@ NODES = _table(
     ForeignKeyConstraint(["region"], ["regions.region"], name="nodes_region"),
 )
 
-# A sum may pass 64 bits, so each is kept in two columns: value = *_high × SUM_BASE + *_low, 0 <= *_low < SUM_BASE.
-SUM_BASE = 10**18
-SUMS = ("cpu_milli_ms", "memory_mib_ms", "gpu_milli_ms")
-USAGE = Table(
-    "usage_by_month",
-    METADATA,
-    *columns_of(UsageKey),
-    *(Column(f"{name}_{part}", INT, nullable=False) for name in SUMS for part in ("high", "low")),
-    Column("segments", INT, nullable=False),
-    Column("attempts", INT, nullable=False),
-    PrimaryKeyConstraint(*UsageKey._fields, name="usage_by_month_pkey"),
-    sqlite_with_rowid=False,
-)
+# A sum may pass 64 bits, so each is kept in two columns: value = *_high × SUM_BASE + *_low, 0 <= *_low < SUM_BASE, with *_high below zero
+# where the value is. The base is small enough that the low halves of thousands of millions of rows are added within 64 bits, too.
+SUM_BASE = 10**9
+DAY_SUMS = ("cpu_milli_ms", "memory_mib_ms", "gpu_milli_ms")
+SUMS = (*DAY_SUMS, "cpu_used_milli_ms", "memory_peak_mib_ms", "gpu_used_milli_ms")
+
+
+def _rollup(name: str, key: list[Column[Any]], sums: Sequence[str], counts: Sequence[str]) -> Table:
+    return Table(
+        name,
+        METADATA,
+        *key,
+        *(Column(f"{name}_{part}", INT, nullable=False) for name in sums for part in ("high", "low")),
+        *(Column(name, INT, nullable=False) for name in counts),
+        PrimaryKeyConstraint(*(column.name for column in key), name=f"{name}_pkey"),
+        sqlite_with_rowid=False,
+    )
+
+
+COUNTS = ("segments", "attempts")
+USAGE = _rollup("usage_by_month", columns_of(UsageKey), SUMS, COUNTS)
+DAYS = _rollup("usage_by_day", columns_of(DaySum)[: -len(DAY_SUMS)], DAY_SUMS, ())
 # One row: who may write, and the last value of every counter. Each commit changes it first, which makes it the fence.
 LEADER = Table(
     "leader",
@@ -163,6 +197,11 @@ TABLES: dict[str, Table] = {
     "api_keys": API_KEYS,
     "quotas": QUOTAS,
     "policies": POLICIES,
+    "price_lists": PRICE_LISTS,
+    "months": MONTHS,
+    "budgets": BUDGETS,
+    "budget_spending": BUDGET_SPENDING,
+    "budget_notices": BUDGET_NOTICES,
     "regions": REGIONS,
     "enrolments": ENROLMENTS,
     "nodes": NODES,
@@ -175,4 +214,18 @@ TABLES: dict[str, Table] = {
     "requests": REQUESTS,
     "fair_usage": FAIR_USAGE,
 }
-INSERT_ONLY = frozenset({"new_jobs", "new_attempts", "events", "ledger", "requests", "policies"})
+# Sums of the ledger: to rows of a key that is there already, others are added.
+ROLLUPS: dict[str, Table] = {"usage_by_month": USAGE, "usage_by_day": DAYS}
+INSERT_ONLY = frozenset(
+    {
+        "new_jobs",
+        "new_attempts",
+        "events",
+        "ledger",
+        "requests",
+        "policies",
+        "price_lists",
+        "months",
+        "budget_notices",
+    }
+)

@@ -14,14 +14,19 @@ from scheduler.domain.errors import Internal
 from scheduler.domain.records import (
     ApiKeyRecord,
     AttemptRecord,
+    BudgetNoticeRecord,
+    BudgetRecord,
+    BudgetSpendingRecord,
     EnrolmentRecord,
     EventRecord,
     FairUsageRecord,
     InstitutionRecord,
     JobRecord,
     LedgerRecord,
+    MonthRecord,
     NodeRecord,
     PolicyRecord,
+    PriceListRecord,
     ProjectRecord,
     QuotaRecord,
     RegionRecord,
@@ -30,21 +35,23 @@ from scheduler.domain.records import (
 )
 from scheduler.service.ports import (
     CommitBatch,
+    DaySum,
     EventQuery,
     JobQuery,
     Leadership,
     LedgerQuery,
     RuntimeSample,
     StoredState,
+    UsageQuery,
     UsageSum,
 )
-from scheduler.store import queries, schema
+from scheduler.store import queries, queries_metering, schema
 from scheduler.store.counters import Counters, counters_of
 from scheduler.store.engines import open_engines
 from scheduler.store.failures import translated
 from scheduler.store.lease import POSTGRES_NOW_MS, SQLITE_NOW_MS, FileLock, Lease, deposed
 from scheduler.store.migrate import migrate
-from scheduler.store.rollup import sum_usage
+from scheduler.store.rollup import sum_days, sum_usage
 from scheduler.store.statements import Statements, parts
 
 REQUESTS_LOADED = 200_000
@@ -132,6 +139,12 @@ class SqlStore:
                 fair_usage=queries.all_of(connection, schema.FAIR_USAGE, FairUsageRecord._make),
                 runtimes=queries.recent_runtimes(connection, RUNTIMES_LOADED),
                 policy=queries.find_policy(connection, 0),
+                price_lists=queries.all_of(connection, schema.PRICE_LISTS, PriceListRecord._make),
+                months=queries.all_of(connection, schema.MONTHS, MonthRecord._make),
+                budgets=queries.all_of(connection, schema.BUDGETS, BudgetRecord._make),
+                budget_spending=queries.all_of(connection, schema.BUDGET_SPENDING, BudgetSpendingRecord._make),
+                last_budget_notice=queries_metering.last_budget_notice(connection),
+                ledger_hash=queries_metering.ledger_hash(connection),
                 last_job_no=leader.job_no,
                 last_event_seq=leader.event_seq,
                 last_ledger_seq=leader.ledger_seq,
@@ -143,7 +156,10 @@ class SqlStore:
     def commit(self, epoch: int, commit_no: int, batch: CommitBatch) -> None:
         """Write the batch in one durable transaction, fenced and idempotent as the port says."""
         counters = counters_of(batch)
-        usage = [queries.usage_row(total) for total in sum_usage(batch.ledger)]
+        sums: dict[str, list[Any]] = {
+            "usage_by_month": [queries_metering.usage_row(total) for total in sum_usage(batch.ledger)],
+            "usage_by_day": [queries_metering.day_row(total) for total in sum_days(batch.ledger)],
+        }
         with translated(f"commit {commit_no}"), self._engines.write.begin() as connection:
             if not self._pass_fence(connection, epoch, commit_no, counters):
                 return
@@ -151,8 +167,9 @@ class SqlStore:
                 rows = getattr(batch, name)
                 if rows:
                     self._write(connection, name, rows)
-            if usage:
-                connection.exec_driver_sql(self._sql.add_usage, usage)
+            for name, rows in sums.items():
+                if rows:
+                    self._write(connection, name, rows)
             if batch.gone_nodes:
                 connection.exec_driver_sql(self._sql.delete_node, batch.gone_nodes)
 
@@ -231,12 +248,49 @@ class SqlStore:
     def ledger(self, query: LedgerQuery) -> list[LedgerRecord]:
         """A page of the ledger, oldest first."""
         with translated("reading the ledger"), self._reading() as connection:
-            return queries.ledger(connection, query)
+            return queries_metering.ledger(connection, query)
 
-    def usage_sums(self, institution: str = "", project: str = "") -> list[UsageSum]:
-        """All sums by ``UsageKey``, of one tenant or of all, from the rollup."""
+    def segments_of(self, job_id: str, attempt: int) -> list[LedgerRecord]:
+        """All records of an attempt, oldest first."""
+        with translated("reading the ledger"), self._reading() as connection:
+            return queries_metering.segments_of(connection, job_id, attempt)
+
+    def count_posted(self, period: str) -> int:
+        """How many records were posted to an accounting month."""
+        with translated("counting records"), self._reading() as connection:
+            return queries_metering.count_posted(connection, period)
+
+    def ledger_after(self, sequence: int, limit: int) -> list[LedgerRecord]:
+        """The next ``limit`` records, in the order of their numbers."""
+        with translated("reading the ledger"), self._reading() as connection:
+            return queries_metering.ledger_after(connection, sequence, limit)
+
+    def attempts_after(self, job_no: int, attempt: int, limit: int) -> list[AttemptRecord]:
+        """The next ``limit`` attempts by (job, attempt)."""
+        with translated("reading attempts"), self._reading() as connection:
+            return queries_metering.attempts_after(connection, job_no, attempt, limit)
+
+    def usage_sums(self, query: UsageQuery) -> list[UsageSum]:
+        """Sums by key, from the rollup. Raises ``InvalidArgument`` for a field to group by that is none of a key's."""
         with translated("reading usage"), self._reading() as connection:
-            return queries.usage_sums(connection, institution, project)
+            return queries_metering.usage_sums(connection, query)
+
+    def usage_days(self, institution: str, from_day: str, to_day: str) -> list[DaySum]:
+        """Sums of the days in [from_day, to_day] (empty: open), by day; of one institution, or (empty) of all."""
+        with translated("reading usage"), self._reading() as connection:
+            return queries_metering.usage_days(connection, institution, from_day, to_day)
+
+    def find_price_list(self, version: int) -> PriceListRecord | None:
+        """A version of the price list, if there is one of this number."""
+        with translated("reading a price list"), self._reading() as connection:
+            return queries_metering.find_price_list(connection, version)
+
+    def list_budget_notices(
+        self, institution: str, budget: str, before_number: int, limit: int
+    ) -> list[BudgetNoticeRecord]:
+        """A page of notices, newest first."""
+        with translated("listing notices"), self._reading() as connection:
+            return queries_metering.list_budget_notices(connection, institution, budget, before_number, limit)
 
     def find_policy(self, version: int) -> PolicyRecord | None:
         """A version of the policy, if there is one of this number."""

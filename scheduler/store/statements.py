@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from scheduler.store.counters import Counters
-from scheduler.store.schema import INSERT_ONLY, INT, LEADER, NODES, SUM_BASE, SUMS, TABLES, USAGE
+from scheduler.store.schema import INSERT_ONLY, INT, LEADER, NODES, ROLLUPS, SUM_BASE, TABLES
 
 _Row = TypeVar("_Row")
 
@@ -54,7 +54,7 @@ class Statements:
             name: f"COPY {TABLES[name].name} ({', '.join(quote(column.name) for column in TABLES[name].columns)}) FROM STDIN"
             for name in INSERT_ONLY
         }
-        self.add_usage = self._sql(self._add_usage())
+        self.write |= {name: self._sql(self._add(table)) for name, table in ROLLUPS.items()}
         self.delete_node = self._sql(delete(NODES).where(*(NODES.c[n] == bindparam(n) for n in ("region", "node_id"))))
         self.fence = self._sql(_fence())
         self._fence_order = _fence().compile(dialect=dialect).positiontup or []
@@ -64,7 +64,7 @@ class Statements:
         """The statement that writes ``count`` rows at once (SQLite), their values one after another."""
         known = self._many.get((name, count))
         if known is None:
-            one = f"({', '.join('?' * len(TABLES[name].columns))})"
+            one = f"({', '.join('?' * len((TABLES | ROLLUPS)[name].columns))})"
             head, tail = self.write[name].split(f"VALUES {one}")
             known = self._many[name, count] = f"{head}VALUES {', '.join([one] * count)}{tail}"
         return known
@@ -86,21 +86,20 @@ class Statements:
         rest = {c.name: statement.excluded[c.name] for c in table.columns if c.name not in key}
         return statement.on_conflict_do_update(index_elements=key, set_=rest)
 
-    def _add_usage(self) -> Any:
+    def _add(self, table: Table) -> Any:
         """Insert sums, or add them to those of the same key with a carry from the low column to the high one."""
-        statement = self._upsert(USAGE)
+        statement = self._upsert(table)
         new = statement.excluded
-        sums: dict[str, ColumnElement[Any]] = {n: USAGE.c[n] + new[n] for n in ("segments", "attempts")}
-        for name in SUMS:
-            high, low = f"{name}_high", f"{name}_low"
-            total = USAGE.c[low] + new[low]
-            base = literal_column(str(SUM_BASE), INT)
-            carried = total >= base
-            sums[low] = case((carried, total - base), else_=total)
-            sums[high] = (
-                USAGE.c[high] + new[high] + case((carried, literal_column("1", INT)), else_=literal_column("0", INT))
-            )
-        key = [column.name for column in USAGE.primary_key]
+        key = [column.name for column in table.primary_key]
+        rest = [column.name for column in table.columns if column.name not in key]
+        sums: dict[str, ColumnElement[Any]] = {name: table.c[name] + new[name] for name in rest}
+        base, one, zero = (literal_column(str(number), INT) for number in (SUM_BASE, 1, 0))
+        for low in rest:
+            if low.endswith("_low"):
+                high, total = low.replace("_low", "_high"), sums[low]
+                carried = total >= base
+                sums[low] = case((carried, total - base), else_=total)
+                sums[high] = sums[high] + case((carried, one), else_=zero)
         return statement.on_conflict_do_update(index_elements=key, set_=sums)
 
 

@@ -11,6 +11,7 @@ from scheduler.domain.agent import (
     AttemptEvent,
     AttemptEvents,
     AttemptRef,
+    AttemptUsage,
     Checkpointed,
     EventAck,
     Finished,
@@ -21,6 +22,7 @@ from scheduler.domain.agent import (
     Started,
     StateReport,
     Stop,
+    UsageReport,
     Welcome,
 )
 from scheduler.domain.errors import FailedPrecondition
@@ -59,6 +61,8 @@ def message_from_proto(message: regions_pb2.ConnectRequest) -> AgentMessage | No
         return AttemptEvents(tuple(_event(event, message.sent_at_ms) for event in message.events.events))
     if kind == "state":
         return _state(message.state)
+    if kind == "usage":
+        return UsageReport(tuple(_usage(one) for one in message.usage.attempts))
     if kind == "hello":
         return hello_from_proto(message.hello)
     return None
@@ -99,8 +103,18 @@ def _node(node: regions_pb2.Node, field: str) -> NodeReport:
     )
 
 
-def _ref(message: regions_pb2.AttemptRef | regions_pb2.AttemptEvent) -> AttemptRef:
+def _ref(message: regions_pb2.AttemptRef | regions_pb2.AttemptEvent | regions_pb2.AttemptUsage) -> AttemptRef:
     return AttemptRef(message.job_id, message.attempt, message.lease_epoch)
+
+
+def _usage(message: regions_pb2.AttemptUsage) -> AttemptUsage:
+    return AttemptUsage(
+        _ref(message),
+        max(0, message.cpu_used_ms),
+        max(0, message.peak_memory_mib),
+        max(0, message.gpu_used_milli_ms),
+        max(0, message.gpu_peak_memory_mib),
+    )
 
 
 def _event(message: regions_pb2.AttemptEvent, sent_at_ms: int) -> AttemptEvent:
@@ -136,6 +150,8 @@ def _finished(message: regions_pb2.AttemptFinished) -> Finished:
         message.results,
         message.checkpoint,
         message.logs,
+        max(0, message.gpu_used_milli_ms),
+        max(0, message.gpu_peak_memory_mib),
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from scheduler.domain.errors import Deposed, Internal
 from scheduler.domain.states import AttemptState, JobState
-from scheduler.service.ports import CommitBatch, EventQuery, LedgerQuery, Store
+from scheduler.service.ports import CommitBatch, EventQuery, LedgerQuery, Store, UsageQuery
 from tests.conformance.conftest import Writer
 from tests.support import rows
 
@@ -19,7 +19,8 @@ def test_an_empty_store_loads_empty(store: Store) -> None:
     assert state.jobs == state.attempts == state.requests == state.institutions == state.nodes == []
     assert state.requests_complete
     assert (state.last_job_no, state.last_event_seq, state.last_ledger_seq, state.last_launch_seq) == (0, 0, 0, 0)
-    assert (state.last_commit_no, state.last_time_ms) == (0, 0)
+    assert (state.last_commit_no, state.last_time_ms, state.last_budget_notice, state.ledger_hash) == (0, 0, 0, b"")
+    assert state.price_lists == state.months == state.budgets == state.budget_spending == []
     assert store.last_sequences() == (0, 0)
 
 
@@ -31,6 +32,10 @@ def test_every_record_comes_back_as_it_was_given(store: Store, writer: Writer) -
         "api_keys": [rows.api_key()],
         "enrolments": [rows.enrolment()],
         "quotas": [rows.quota(), rows.quota(project="nlp", pending_jobs=5)],
+        "budgets": [rows.budget(), rows.budget("b2", projects='["nlp"]', amount=2**62, title="教学")],
+        "budget_spending": [rows.budget_spending(), rows.budget_spending("b2", spent="-12", threshold=80)],
+        "months": [rows.month("2026-09"), rows.month("2026-10", digest=bytes(range(32)))],
+        "price_lists": [rows.price_list(1, to_ms=9), rows.price_list(2, document="# 'A' \\ B\n", currency="EUR")],
         "regions": [rows.region()],
         "nodes": [rows.node(), rows.node("n2", labels='{"rack":"7"}', draining=1)],
         "fair_usage": [rows.fair_usage(), rows.fair_usage(""), rows.fair_usage("", project="")],
@@ -45,7 +50,13 @@ def test_every_record_comes_back_as_it_was_given(store: Store, writer: Writer) -
             rows.attempt(2, placement='[["n1",[0,1]]]', memory_mib=2**62),
         ],
         "events": [rows.event(1), rows.event(2, 2, message="\\N")],
-        "ledger": [rows.segment(1, start_ms=rows.T0_MS, end_ms=rows.T0_MS + 5)],
+        "ledger": [
+            rows.segment(1, start_ms=rows.T0_MS, end_ms=rows.T0_MS + 5, hash=bytes(range(256))),
+            rows.segment(
+                2, kind=2, revision=1, cpu_milli=-5, reference=1, reason="因为 'x' \\", author="li", purpose="nlp"
+            ),
+        ],
+        "budget_notices": [rows.budget_notice(1), rows.budget_notice(2, budget="b2", spent=-3)],
         "requests": [rows.request(1), rows.request(2, fingerprint=bytes(32))],
         "policies": [
             rows.policy(1),
@@ -60,6 +71,9 @@ def test_every_record_comes_back_as_it_was_given(store: Store, writer: Writer) -
     assert state.attempts == work["new_attempts"]
     assert state.requests == work["requests"]
     assert [store.find_policy(version) for version in (1, 2)] == work["policies"]
+    assert [store.find_price_list(version) for version in (1, 2)] == tenants["price_lists"]
+    assert store.list_budget_notices("", "", 0, 9) == work["budget_notices"][::-1]
+    assert (state.last_budget_notice, state.ledger_hash) == (2, work["ledger"][1].hash)
     for name, given in tenants.items():
         assert sorted(getattr(state, name)) == sorted(given), name
     assert store.events(EventQuery(after=0, limit=10)) == work["events"]
@@ -87,6 +101,8 @@ def test_a_record_replaces_the_one_of_its_key(store: Store, writer: Writer) -> N
         nodes=[rows.node(), rows.node("n2")],
         quotas=[rows.quota()],
         fair_usage=[rows.fair_usage(), rows.fair_usage("wang")],
+        budgets=[rows.budget()],
+        budget_spending=[rows.budget_spending()],
     )
     running = rows.job(1, state=int(JobState.RUNNING), region="east", attempt=1)
     started = rows.attempt(1, start_ms=rows.T0_MS + 9)
@@ -100,6 +116,8 @@ def test_a_record_replaces_the_one_of_its_key(store: Store, writer: Writer) -> N
         nodes=[rows.node(up=0)],
         quotas=[rows.quota(cpu_milli=5)],
         fair_usage=[rows.fair_usage(as_of_ms=rows.T0_MS + 1)],
+        budgets=[rows.budget(closed=1)],
+        budget_spending=[rows.budget_spending(spent="5", threshold=50)],
     )
 
     state = store.load()
@@ -110,6 +128,8 @@ def test_a_record_replaces_the_one_of_its_key(store: Store, writer: Writer) -> N
     assert state.regions == [rows.region(spool_id="s", acked_event_seq=12)]
     assert state.nodes == [rows.node(up=0), rows.node("n2")]
     assert state.quotas == [rows.quota(cpu_milli=5)]
+    assert state.budgets == [rows.budget(closed=1)]
+    assert state.budget_spending == [rows.budget_spending(spent="5", threshold=50)]
     assert state.fair_usage == [rows.fair_usage(as_of_ms=rows.T0_MS + 1), rows.fair_usage("wang")]
 
 
@@ -153,7 +173,7 @@ def test_a_repeated_commit_is_made_once(store: Store, writer: Writer) -> None:
         store.commit(writer.epoch, 1, batch)
 
     assert store.load().jobs == [rows.job(1)]
-    assert store.usage_sums()[0].segments == 1
+    assert store.usage_sums(UsageQuery())[0].segments == 1
     assert store.load().last_commit_no == 1
 
 
@@ -179,11 +199,17 @@ REFUSED = {
     "a segment twice": {"ledger": [rows.segment(50, job_id=rows.segment(1).job_id)]},
     "a request twice": {"requests": [rows.request(50, "r1")]},
     "a policy's version twice": {"policies": [rows.policy(1, comment="another")]},
+    "a month twice": {"months": [rows.month(records=4)]},
+    "a price list's version twice": {"price_lists": [rows.price_list(comment="another")]},
+    "a notice twice": {"budget_notices": [rows.budget_notice(1, threshold=80)]},
+    "a budget of nobody": {"budgets": [rows.budget("b2")]},
+    "spending of no budget": {"budget_spending": [rows.budget_spending("b2")]},
     "a project of nobody": {"projects": [rows.project()]},
     "a quota of nobody": {"quotas": [rows.quota()]},
     "a node of nowhere": {"nodes": [rows.node()]},
     "a token of nowhere": {"enrolments": [rows.enrolment()]},
     "a segment in two months": {"ledger": [rows.segment(50, end_ms=rows.T0_MS + 40 * 86_400_000)]},
+    "a segment beyond all sums": {"ledger": [rows.segment(50, memory_mib=2**63 - 1, end_ms=rows.T0_MS + 10**8)]},
     "a segment that ends before it starts": {"ledger": [rows.segment(50, end_ms=rows.T0_MS - 1)]},
 }
 
@@ -197,8 +223,15 @@ def test_one_bad_row_undoes_the_whole_commit(store: Store, writer: Writer, other
         ledger=[rows.segment(1)],
         requests=[rows.request(1)],
         policies=[rows.policy(1)],
+        months=[rows.month()],
+        price_lists=[rows.price_list()],
+        budget_notices=[rows.budget_notice(1)],
     )
-    before = store.load(), store.usage_sums(), store.last_sequences()
+
+    def everything() -> tuple[object, ...]:
+        return store.load(), store.usage_sums(UsageQuery()), store.usage_days("", "", ""), store.last_sequences()
+
+    before = everything()
     good = {
         "new_jobs": [rows.job(100 + n) for n in range(others)],
         "new_attempts": [rows.attempt(100 + n) for n in range(others)],
@@ -212,7 +245,7 @@ def test_one_bad_row_undoes_the_whole_commit(store: Store, writer: Writer, other
         with pytest.raises(Internal):
             writer.commit(**batch)
 
-        assert (store.load(), store.usage_sums(), store.last_sequences()) == before, case
+        assert everything() == before, case
     writer.commit(**good)
     assert len(store.load().jobs) == 1 + others
 
@@ -242,12 +275,12 @@ def test_counters_are_the_highest_ever_seen(store: Store, writer: Writer) -> Non
         ledger=[rows.segment(4)],
     )
     writer.commit(jobs=[rows.job(5, state=int(JobState.CANCELLED))])
-    writer.commit(events=[rows.event(10)], ledger=[rows.segment(6, start_ms=late, end_ms=late + 1)])
+    writer.commit(events=[rows.event(10)], ledger=[rows.segment(6, start_ms=late, end_ms=late + 1, posted_ms=late + 2)])
 
     state = store.load()
 
     assert (state.last_job_no, state.last_event_seq, state.last_ledger_seq) == (7, 10, 6)
-    assert (state.last_launch_seq, state.last_commit_no, state.last_time_ms) == (41, 3, late + 1)
+    assert (state.last_launch_seq, state.last_commit_no, state.last_time_ms) == (41, 3, late + 2)
     assert store.last_sequences() == (10, 6)
 
 
@@ -281,8 +314,8 @@ def test_usage_is_summed_exactly_beyond_64_bits(store: Store, writer: Writer) ->
             institution=chance.choice(["tongji", "fudan"]),
             segment=chance.randrange(2),
             end_ms=rows.T0_MS + chance.randrange(1, 10**9),
-            cpu_milli=chance.randrange(2**62, 2**63),
-            memory_mib=10**18 - 1,
+            cpu_milli=chance.randrange(2**49, 2**50),
+            memory_mib=10**15 - 1,
             gpu_milli=chance.randrange(2),
         )
         for number in range(1, 201)
@@ -290,7 +323,7 @@ def test_usage_is_summed_exactly_beyond_64_bits(store: Store, writer: Writer) ->
     for start in range(0, len(records), 40):
         writer.commit(ledger=records[start : start + 40])
 
-    found = {total.key.institution: total for total in store.usage_sums()}
+    found = {total.key.institution: total for total in store.usage_sums(UsageQuery())}
 
     for name in ("tongji", "fudan"):
         own = [(record, record.end_ms - record.start_ms) for record in records if record.institution == name]
@@ -299,8 +332,8 @@ def test_usage_is_summed_exactly_beyond_64_bits(store: Store, writer: Writer) ->
         assert found[name].gpu_milli_ms == sum(record.gpu_milli * held for record, held in own)
         assert found[name].segments == len(own)
         assert found[name].attempts == sum(record.segment == 0 for record, _ in own)
-    assert store.usage_sums("fudan") == [found["fudan"]]
-    assert store.usage_sums("fudan", "nlp") == []
+    assert store.usage_sums(UsageQuery("fudan")) == [found["fudan"]]
+    assert store.usage_sums(UsageQuery("fudan", "nlp")) == []
 
 
 def test_an_attempt_over_two_months_counts_once(store: Store, writer: Writer) -> None:
@@ -310,5 +343,5 @@ def test_an_attempt_over_two_months_counts_once(store: Store, writer: Writer) ->
 
     writer.commit(ledger=[first, second])
 
-    months = [(total.key.month, total.cpu_milli_ms, total.attempts) for total in store.usage_sums()]
+    months = [(total.key.month, total.cpu_milli_ms, total.attempts) for total in store.usage_sums(UsageQuery())]
     assert months == [("2026-10", 20_000, 1), ("2026-11", 10_000, 0)]

@@ -17,8 +17,8 @@ import psycopg
 import pytest
 
 from scheduler.domain.errors import Internal, InvalidArgument, Unavailable
-from scheduler.service.ports import CommitBatch, EventQuery, JobQuery, LedgerQuery, Store
-from scheduler.store import engines
+from scheduler.service.ports import CommitBatch, EventQuery, JobQuery, LedgerQuery, Store, UsageQuery
+from scheduler.store import engines, schema
 from scheduler.store.sql import SqlStore
 from tests.conformance.conftest import Disk, WallClock, Writer
 from tests.support import rows
@@ -76,7 +76,7 @@ def test_a_commit_of_unknown_fate_is_repeated_and_made_once(disk: Disk, when: st
     writer.commit(**batch)
     writer.commit(jobs=[rows.job(2, name="changed")])
     assert store.load().jobs == [rows.job(1), rows.job(2, name="changed")]
-    assert store.usage_sums()[0].segments == 1
+    assert store.usage_sums(UsageQuery())[0].segments == 1
 
 
 def test_a_memory_store_that_is_away_answers_nothing(new_disk: Callable[[str], Disk]) -> None:
@@ -88,7 +88,7 @@ def test_a_memory_store_that_is_away_answers_nothing(new_disk: Callable[[str], D
         store.migrate,
         store.load,
         store.last_sequences,
-        store.usage_sums,
+        lambda: store.usage_sums(UsageQuery()),
         lambda: store.acquire_leadership("x", 1),
         lambda: store.renew_leadership(1, 1),
         lambda: store.list_jobs(JobQuery()),
@@ -103,28 +103,27 @@ def test_a_memory_store_that_is_away_answers_nothing(new_disk: Callable[[str], D
     assert len(store.load().jobs) == 1
 
 
-@pytest.mark.parametrize("change", ["UPDATE ledger SET cpu_milli = 0", "DELETE FROM ledger"])
-def test_the_database_itself_keeps_the_ledger(sql_disk: Disk, change: str) -> None:
+@pytest.mark.parametrize("table", ["ledger", "policies", "price_lists", "months", "budget_notices"])
+def test_the_database_itself_keeps_what_is_append_only(sql_disk: Disk, table: str) -> None:
     store: Any = sql_disk.open()
     writer = _leader(store)
-    writer.commit(ledger=[rows.segment(1)])
+    writer.commit(
+        ledger=[rows.segment(1)],
+        policies=[rows.policy(1)],
+        price_lists=[rows.price_list(1)],
+        months=[rows.month()],
+        budget_notices=[rows.budget_notice(1)],
+    )
+    column = schema.TABLES[table].columns.keys()[-1]
+    changes = [f"UPDATE {table} SET {column} = {column}", f"DELETE FROM {table}"]
 
-    with pytest.raises(Exception, match="append-only"), store._engines.write.begin() as connection:
-        connection.exec_driver_sql(change)
+    for change in (*changes, f"TRUNCATE {table}") if sql_disk.kind == "postgres" else changes:
+        with pytest.raises(Exception, match="append-only"), store._engines.write.begin() as connection:
+            connection.exec_driver_sql(change)
 
-    assert store.ledger(LedgerQuery()) == [rows.segment(1)]
-
-
-@pytest.mark.parametrize("change", ["UPDATE policies SET author = 'nobody'", "DELETE FROM policies"])
-def test_the_database_itself_keeps_who_changed_the_policy(sql_disk: Disk, change: str) -> None:
-    store: Any = sql_disk.open()
-    writer = _leader(store)
-    writer.commit(policies=[rows.policy(1)])
-
-    with pytest.raises(Exception, match="append-only"), store._engines.write.begin() as connection:
-        connection.exec_driver_sql(change)
-
-    assert store.find_policy(1) == rows.policy(1)
+    assert (store.ledger(LedgerQuery()), store.load().months) == ([rows.segment(1)], [rows.month()])
+    assert (store.find_policy(1), store.find_price_list(1)) == (rows.policy(1), rows.price_list(1))
+    assert store.list_budget_notices("", "", 0, 9) == [rows.budget_notice(1)]
 
 
 def test_readers_see_whole_commits_and_do_not_wait(disk: Disk) -> None:
@@ -232,7 +231,7 @@ def test_kill_9_leaves_whole_commits_and_every_acknowledged_one(new_disk: Callab
         assert last <= state.last_commit_no <= last + 1
         assert [job.job_no for job in state.jobs] == list(range(1, 1 + state.last_commit_no * BATCH))
         assert len(store.events(EventQuery(after=0, limit=100_000))) == len(state.jobs)
-        assert sum(total.segments for total in store.usage_sums()) == len(state.jobs)
+        assert sum(total.segments for total in store.usage_sums(UsageQuery())) == len(state.jobs)
         assert state.last_event_seq == state.last_ledger_seq == state.last_job_no == len(state.jobs)
 
 

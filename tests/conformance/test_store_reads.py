@@ -168,7 +168,9 @@ def test_events_by_query(store: Store, writer: Writer) -> None:
 HOUR_MS = 3_600_000
 LEDGER = [
     rows.segment(hour, start_ms=rows.T0_MS + hour * HOUR_MS, end_ms=rows.T0_MS + (hour + 1) * HOUR_MS, **values)
-    for hour, values in enumerate([{}, {"institution": "fudan"}, {"project": "nlp"}, {"job_id": "x"}, {}], start=1)
+    for hour, values in enumerate(
+        [{}, {"institution": "fudan"}, {"project": "nlp"}, {"job_id": "x", "period": "2026-11"}, {}], start=1
+    )
 ]
 LEDGER_QUERIES = {
     "all": (LedgerQuery(), [1, 2, 3, 4, 5]),
@@ -176,6 +178,11 @@ LEDGER_QUERIES = {
     "institution": (LedgerQuery(institution="fudan"), [2]),
     "project": (LedgerQuery(institution="tongji", project="nlp"), [3]),
     "job": (LedgerQuery(job_id="x"), [4]),
+    "accounting month": (LedgerQuery(period="2026-11"), [4]),
+    "an institution's accounting month": (
+        LedgerQuery(institution="tongji", period="2026-10", after=1, limit=2),
+        [3, 5],
+    ),
     "overlapping, bounds half open": (
         LedgerQuery(from_ms=rows.T0_MS + 3 * HOUR_MS, to_ms=rows.T0_MS + 5 * HOUR_MS),
         [3, 4],

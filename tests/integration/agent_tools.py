@@ -40,6 +40,7 @@ class FakeControl(RegionServiceServicer):
         self.report: pb.StateReport | None = None
         self.events: list[pb.AttemptEvent] = []
         self.logs: list[pb.LogChunk] = []
+        self.usage: list[pb.AttemptUsage] = []
         self.accepted_seq = 0
         self.hold_acks = False
         self.floor = 0
@@ -128,6 +129,8 @@ class FakeControl(RegionServiceServicer):
             self.report = request.state
             lease = pb.Lease(report_seq=request.state.report_seq, ttl_ms=30_000, launch_floor=self.floor)
             return [pb.ConnectResponse(lease=lease)]
+        if kind == "usage":
+            self.usage += request.usage.attempts
         if kind == "log":
             self.logs.append(request.log)
         if kind == "events":

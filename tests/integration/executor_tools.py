@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from workers.executor import procfs
-from workers.executor.node_executor import ExecutorConfig, NodeExecutor
+from workers.executor.config import ExecutorConfig
+from workers.executor.node_executor import NodeExecutor
 from workers.executor.types import Cursor, Event, Exited, Launch
 
 DEADLINE_S = 20

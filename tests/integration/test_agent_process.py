@@ -158,6 +158,22 @@ async def test_jobs_outlive_a_killed_agent_and_run_once(control: FakeControl, ag
     assert control.tokens_used == ["enrol-me"], "the second start has its own key"
 
 
+async def test_what_a_job_uses_is_told_while_it_runs_and_at_its_end(control: FakeControl, agents: Agents) -> None:
+    await agents.start()
+    await control.until(lambda: control.report is not None and control.report.nodes)
+    control.say(launch=launch("busy", node_ids(control)[:1], [sys.executable, "-c", "while True: pass"], 1))
+    await control.until(lambda: any(one.job_id == "busy" and one.cpu_used_ms > 0 for one in control.usage))
+    assert control.finished("busy") is None
+    (told,) = [one for one in control.usage if one.job_id == "busy"]
+    assert (told.attempt, told.lease_epoch) == (1, 3)
+    assert told.peak_memory_mib > 0
+    control.say(stop=pb.Stop(job_id="busy", attempt=1, lease_epoch=3, grace_ms=100, outcome=CANCELLED))
+    await control.until(lambda: control.finished("busy"))
+    assert control.finished("busy").cpu_used_ms >= told.cpu_used_ms  # type: ignore[union-attr]
+    # Nothing of it stands in the spool: what the control plane accepts are the two events alone.
+    assert control.kinds("busy") == ["started", "finished"]
+
+
 async def test_jobs_do_not_notice_that_the_control_plane_is_away(
     control: FakeControl, agents: Agents, tmp_path: Path
 ) -> None:

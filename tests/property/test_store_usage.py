@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections import defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.domain.records import LedgerRecord
-from scheduler.service.ports import CommitBatch, LedgerQuery, Store, UsageKey
+from scheduler.domain.states import EntryKind
+from scheduler.service.ports import CommitBatch, LedgerQuery, UsageKey, UsageQuery
 from scheduler.store.memory import MemoryStore
 from scheduler.store.sql import SqlStore
 from tests.support import rows
+from tests.support.sums import usage_by, usage_by_day
 
 
 class _Still:
@@ -36,9 +37,29 @@ SEGMENTS = st.builds(
     offset_ms=st.integers(0, 10**9),
     held_ms=st.integers(0, 10**9),
     segment=st.integers(0, 3),
-    cpu_milli=st.integers(0, 2**63 - 1),
-    memory_mib=st.integers(0, 2**63 - 1),
-    gpu_milli=st.integers(0, 10**6),
+    cpu_milli=st.integers(-(2**50), 2**50),
+    memory_mib=st.integers(-(2**50), 2**50),
+    gpu_milli=st.integers(-(10**6), 10**6),
+    kind=st.sampled_from(sorted(map(int, EntryKind))),
+    priority=st.integers(1, 2),
+    preemptible=st.integers(0, 1),
+    purpose=st.sampled_from(["", "thesis"]),
+    price_list=st.integers(0, 1),
+    rate=st.integers(-1, 1),
+    discount_bp=st.sampled_from([0, 500]),
+    period=st.sampled_from(["2026-10", "2026-11"]),
+    cpu_used_ms=st.integers(-(2**53), 2**53),
+    peak_memory_mib=st.integers(-(2**50), 2**50),
+    gpu_used_milli_ms=st.integers(-(2**62), 2**62),
+)
+QUERIES = st.builds(
+    UsageQuery,
+    institution=st.sampled_from(["", "fudan"]),
+    project=st.sampled_from(["", "nlp"]),
+    from_month=st.sampled_from(["", "2026-11"]),
+    to_month=st.sampled_from(["", "2026-10"]),
+    period=st.sampled_from(["", "2026-11"]),
+    group_by=st.lists(st.sampled_from(UsageKey._fields), unique=True).map(tuple),
 )
 
 
@@ -70,14 +91,12 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _whole_ledger(store: Store) -> list[LedgerRecord]:
-    return store.ledger(LedgerQuery(limit=10_000))
-
-
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 @settings(max_examples=40, deadline=None)
-@given(batches=st.lists(st.lists(SEGMENTS, max_size=12), max_size=5))
-def test_the_rollup_is_the_sum_of_the_ledger(kind: str, template: Path, batches: list[list[dict[str, object]]]) -> None:
+@given(batches=st.lists(st.lists(SEGMENTS, max_size=12), max_size=5), query=QUERIES)
+def test_the_rollup_is_the_sum_of_the_ledger(
+    kind: str, template: Path, batches: list[list[dict[str, object]]], query: UsageQuery
+) -> None:
     with _open(kind, template) as store:
         epoch = store.acquire_leadership("test", 1).epoch
         sequence = 0
@@ -87,14 +106,8 @@ def test_the_rollup_is_the_sum_of_the_ledger(kind: str, template: Path, batches:
             store.commit(epoch, number, CommitBatch(ledger=records))
             store.commit(epoch, number, CommitBatch(ledger=records))
 
-        expected: dict[UsageKey, list[int]] = defaultdict(lambda: [0] * 5)
-        for record in _whole_ledger(store):
-            month = datetime.fromtimestamp(record.start_ms / 1000, UTC).strftime("%Y-%m")
-            key = UsageKey(*record[1:4], record.region, record.pool, record.accelerator, month)
-            held_ms = record.end_ms - record.start_ms
-            added = (record.cpu_milli * held_ms, record.memory_mib * held_ms, record.gpu_milli * held_ms)
-            for at, amount in enumerate((*added, 1, int(record.segment == 0))):
-                expected[key][at] += amount
-        found = store.usage_sums()
-        assert {total.key: list(total[1:]) for total in found} == expected
-        assert store.usage_sums("fudan", "nlp") == [t for t in found if t.key[:2] == ("fudan", "nlp")]
+        records = store.ledger(LedgerQuery(limit=10_000))
+        assert len(records) == sequence
+        assert store.usage_sums(UsageQuery()) == usage_by(records, UsageQuery())
+        assert store.usage_sums(query) == usage_by(records, query)
+        assert store.usage_days("", "", "") == usage_by_day(records)

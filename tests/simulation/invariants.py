@@ -11,7 +11,7 @@ from scheduler.domain.states import TERMINAL, TRANSITIONS, AttemptOutcome, Attem
 from scheduler.metering.segments import month_of
 from scheduler.planning.types import PoolKey, PoolUse, TenantView
 from scheduler.service.engine import Engine
-from scheduler.service.ports import EventQuery, LedgerQuery
+from scheduler.service.ports import EventQuery, LedgerQuery, UsageQuery
 from scheduler.store.memory import MemoryStore
 from tests.simulation.region import stored_log
 
@@ -204,4 +204,4 @@ def _ledger_equals_attempts(world: World) -> None:
                 attempts[record.job_id, attempt.attempt] = attempt.end_ms - attempt.grant_ms
     ledger = world.store.ledger(LedgerQuery(limit=10_000_000))
     assert sum(record.cpu_milli * (record.end_ms - record.start_ms) for record in ledger) == total
-    assert sum(row.cpu_milli_ms for row in world.store.usage_sums()) == total
+    assert sum(row.cpu_milli_ms for row in world.store.usage_sums(UsageQuery())) == total

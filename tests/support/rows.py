@@ -7,21 +7,27 @@ from typing import Any
 from scheduler.domain.records import (
     ApiKeyRecord,
     AttemptRecord,
+    BudgetNoticeRecord,
+    BudgetRecord,
+    BudgetSpendingRecord,
     EnrolmentRecord,
     EventRecord,
     FairUsageRecord,
     InstitutionRecord,
     JobRecord,
     LedgerRecord,
+    MonthRecord,
     NodeRecord,
     PolicyRecord,
+    PriceListRecord,
     ProjectRecord,
     QuotaRecord,
     RegionRecord,
     RequestRecord,
     UserRecord,
 )
-from scheduler.domain.states import AttemptState, JobState
+from scheduler.domain.states import AttemptState, EntryKind, JobState
+from scheduler.metering.prices import NO_RATE
 
 # 2026-10-05 00:00 UTC
 T0_MS = 1_791_158_400_000
@@ -106,6 +112,24 @@ def segment(sequence: int, **values: Any) -> LedgerRecord:
         "memory_mib": 512,
         "gpu_milli": 0,
         "outcome": 1,
+        "kind": int(EntryKind.USAGE),
+        "revision": 0,
+        "priority": 2,
+        "preemptible": 0,
+        "purpose": "",
+        "price_list": 0,
+        "rate": NO_RATE,
+        "discount_bp": 0,
+        "period": "2026-10",
+        "posted_ms": T0_MS + 1000,
+        "cpu_used_ms": 0,
+        "peak_memory_mib": 0,
+        "gpu_used_milli_ms": 0,
+        "gpu_peak_memory_mib": 0,
+        "reference": 0,
+        "reason": "",
+        "author": "",
+        "hash": b"\x04" * 32,
     }
     return LedgerRecord(**(defaults | values))
 
@@ -162,3 +186,25 @@ def policy(version: int = 1, **values: Any) -> PolicyRecord:
     return PolicyRecord(version, "preset: fair\n", '{"preset":"fair"}', "why", "admin", T0_MS + version)._replace(
         **values
     )
+
+
+def price_list(version: int = 1, **values: Any) -> PriceListRecord:
+    texts = ("rates: []\n", '{"rates":[]}', "2026", "CNY")
+    return PriceListRecord(version, *texts, T0_MS, 0, "why", "admin", T0_MS + version)._replace(**values)
+
+
+def month(name: str = "2026-10", **values: Any) -> MonthRecord:
+    return MonthRecord(name, T0_MS, "admin", 7, b"\x05" * 32, b"\x06" * 32, 3)._replace(**values)
+
+
+def budget(name: str = "b1", **values: Any) -> BudgetRecord:
+    record = BudgetRecord(name, "tongji", "[]", 1, 10**6, T0_MS, T0_MS + 10**9, 1, "[50,80]", "AI", "admin", T0_MS, 0)
+    return record._replace(**values)
+
+
+def budget_spending(name: str = "b1", **values: Any) -> BudgetSpendingRecord:
+    return BudgetSpendingRecord(name, str(10**40), 0)._replace(**values)
+
+
+def budget_notice(number: int, **values: Any) -> BudgetNoticeRecord:
+    return BudgetNoticeRecord(number, "b1", "tongji", 50, T0_MS + number, 500_000, 10**6, 1)._replace(**values)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from workers.executor import staging
+from workers.executor.gpu_meter import GpuTotals
 from workers.executor.types import AttemptInfo, AttemptKey, AttemptState, Exited, ExitReason, Launch, Usage
 
 
@@ -32,6 +33,8 @@ class Attempt:
     started_ms: int = 0
     memory_mib: int = 0
     peak_mib: int = 0
+    cpu_ms: int = 0
+    gpu: GpuTotals = dataclasses.field(default_factory=lambda: GpuTotals(0))
     holes: list[tuple[int, int]] = dataclasses.field(default_factory=lambda: [(0, 0), (0, 0)])
     verdict: tuple[ExitReason, str] | None = None
     """Set when we end it: why, and the sentence."""
@@ -57,9 +60,13 @@ class Attempt:
 
     def info(self) -> AttemptInfo:
         """Return what the outside may know."""
-        usage = self.exited.usage if self.exited else Usage(0, self.peak_mib, self.memory_mib)
+        usage = self.exited.usage if self.exited else self.usage()
         key = self.key
         return AttemptInfo(key.job_id, key.attempt, key.rank, self.state, self.pid, self.started_ms, usage, self.exited)
+
+    def usage(self) -> Usage:
+        """Return what the samples have seen so far."""
+        return Usage(self.cpu_ms, self.peak_mib, self.memory_mib, self.gpu.used_milli_ms, self.gpu.peak_memory_mib)
 
     def end(
         self,
@@ -84,7 +91,13 @@ class Attempt:
             message=message,
             started_ms=self.started_ms,
             ended_ms=ended_ms or now_ms(),
-            usage=Usage(cpu_ms, max(self.peak_mib, -(-peak_kib // 1024))),
+            # The kernel's account is exact but for children that nobody waited for, which only the samples have seen.
+            usage=dataclasses.replace(
+                self.usage(),
+                cpu_ms=max(self.cpu_ms, cpu_ms),
+                peak_memory_mib=max(self.peak_mib, -(-peak_kib // 1024)),
+                memory_mib=0,
+            ),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import importlib
@@ -39,6 +40,23 @@ def describe(boot_id: str, overrides: NodeOverrides) -> NodeInfo:
         accelerator_type=overrides.accelerator_type or (gpus[0].name if gpus else ""),
         address=overrides.address,
     )
+
+
+class FreePorts:
+    """Finds TCP ports that nothing listens on; the same one does not come twice in a row."""
+
+    def __init__(self) -> None:
+        self._given: collections.deque[int] = collections.deque(maxlen=256)
+
+    def find(self) -> int:
+        """Return one."""
+        while True:
+            with socket.socket() as probe:
+                probe.bind(("", 0))
+                port = int(probe.getsockname()[1])
+            if port not in self._given:
+                self._given.append(port)
+                return port
 
 
 def total_memory_mib() -> int:

@@ -10,7 +10,6 @@ import dataclasses
 import fcntl
 import os
 import signal
-import socket
 import time
 import uuid
 from collections.abc import Callable, Coroutine, Iterable
@@ -20,10 +19,14 @@ from typing import Any, TypeVar
 import artifacts
 from workers.executor import environment, logfile, node, procfs, staging
 from workers.executor.attempt import Attempt, data_limit, judge, now_ms
+from workers.executor.config import ExecutorConfig
 from workers.executor.events import EventLog
 from workers.executor.folders import Folders
+from workers.executor.gpu_meter import GpuTotals
+from workers.executor.gpu_probe import GpuProbe
 from workers.executor.lease import EXPIRED, NodeLease
 from workers.executor.packages import PackageEnvironments, PackagesError
+from workers.executor.sampling import Sampler, steady_ms
 from workers.executor.types import (
     AttemptInfo,
     AttemptKey,
@@ -52,37 +55,15 @@ _YOUNG_MS = 500
 """Processes younger than this are not looked at: most jobs that short never need to be."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ExecutorConfig:
-    """Where an executor works and what bounds it.
+class NodeExecutor:
+    """Runs processes of jobs. All methods belong to one event loop; ``start`` first, ``close`` last.
 
-    ``root`` is a folder of its own on a local file system; ``artifact_url`` is the store shared by the whole region.
-    ``sample_interval_ms`` is how often memory is looked at; 0 for ``checkpoint_interval_ms`` turns snapshots off.
+    ``probe`` reads GPUs; without one, NVML is looked for when the first job with GPUs runs.
     """
 
-    root: str
-    artifact_url: str
-    sample_interval_ms: int = 300
-    checkpoint_interval_ms: int = 60_000
-    max_live: int = 20_000
-    max_events: int = 200_000
-    keep_ended: int = 20_000
-    """Ended attempts remembered, so that a launch that comes twice does not run twice."""
-    keep_logs: int = 1_000
-    """Ended attempts whose logs stay on the node."""
-    max_result_files: int = artifacts.MAX_FILES
-    max_result_bytes: int = artifacts.MAX_BYTES
-    cache_bytes: int = 10 * 1024**3
-    store_retry_ms: int = 2_000
-    pip_arguments: tuple[str, ...] = ()
-    node: node.NodeOverrides = dataclasses.field(default_factory=node.NodeOverrides)
-
-
-class NodeExecutor:
-    """Runs processes of jobs. All methods belong to one event loop; ``start`` first, ``close`` last."""
-
-    def __init__(self, config: ExecutorConfig) -> None:
+    def __init__(self, config: ExecutorConfig, probe: GpuProbe | None = None) -> None:
         self._config = config
+        self._sampler = Sampler(config.tell_interval_ms, probe)
         self._root = Path(config.root).resolve()
         self._folders = Folders(self._root)
         self._boot_id = uuid.uuid4().hex
@@ -103,7 +84,7 @@ class NodeExecutor:
         self._lock_fd = -1
         self._oom_kills = procfs.oom_kills()
         self._oom_seen_ms = 0
-        self._given_ports: collections.deque[int] = collections.deque(maxlen=256)
+        self._ports = node.FreePorts()
 
     # --- life of the executor -------------------------------------------------------------------------------------
 
@@ -138,6 +119,7 @@ class NodeExecutor:
             attempt.cancel_timers()
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._quick_threads.shutdown(wait=True, cancel_futures=True)
+        self._sampler.close()
         os.close(self._lock_fd)
 
     def info(self) -> NodeInfo:
@@ -146,13 +128,7 @@ class NodeExecutor:
 
     def free_port(self) -> int:
         """Return a TCP port that nothing listens on now; the same one does not come twice in a row."""
-        while True:
-            with socket.socket() as probe:
-                probe.bind(("", 0))
-                port = int(probe.getsockname()[1])
-            if port not in self._given_ports:
-                self._given_ports.append(port)
-                return port
+        return self._ports.find()
 
     # --- requests -------------------------------------------------------------------------------------------------
 
@@ -212,10 +188,13 @@ class NodeExecutor:
         self._lease.renew(lease_ms)
 
     async def poll(self, cursor: Cursor | None, timeout_s: float) -> Polled:
-        """Return events after ``cursor`` and acknowledge those before it; waits up to ``timeout_s`` for one."""
-        polled = await self._events.poll(cursor, timeout_s)
+        """Return events after ``cursor`` and acknowledge those before it; waits up to ``timeout_s`` for one.
+
+        It comes back earlier, perhaps without any, when it is time to tell what those alive have used.
+        """
+        polled = await self._events.poll(cursor, min(timeout_s, self._sampler.wait_s()) if self._live else timeout_s)
         self._forget_old()
-        return polled
+        return dataclasses.replace(polled, used=self._sampler.tell(self._live.values()))
 
     async def attempts(self) -> tuple[AttemptInfo, ...]:
         """Return all attempts that are alive and those that ended last."""
@@ -325,6 +304,7 @@ class NodeExecutor:
         """The command runs: tell, and set its deadline."""
         attempt = self._by_number[number]
         attempt.pid, attempt.started_ms, attempt.checkpointed_ms = pid, at_ms, at_ms
+        attempt.gpu = GpuTotals(steady_ms())
         if attempt.state is AttemptState.PREPARING:
             attempt.state = AttemptState.RUNNING
         key, launch = attempt.key, attempt.launch
@@ -462,13 +442,10 @@ class NodeExecutor:
         link = self._link
         if link is None:
             return
-        roots = {one.pid: (str(one.folder), one.launch.memory_mib) for one in running if one.pid is not None}
-        used = await self._quick(procfs.memory_of_trees, roots, link.pid)
+        await self._sampler.sample(running, link.pid)
         for one in running:
-            if one.state is AttemptState.STORING or one.exited is not None or one.pid is None:
+            if one.state is AttemptState.STORING or one.exited is not None:
                 continue
-            one.memory_mib = used[one.pid]
-            one.peak_mib = max(one.peak_mib, one.memory_mib)
             limit = one.launch.memory_mib
             if limit and one.memory_mib > limit and one.verdict is None:
                 message = f"used {one.memory_mib} MiB of {limit} MiB"

@@ -1,4 +1,4 @@
-"""Reading /proc: who descends from whom, what carries our mark, how much memory a tree holds."""
+"""Reading /proc: who descends from whom, what carries our mark, how much memory a tree holds and CPU time it took."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ MARKER = "SUANLI_ATTEMPT_ROOT"
 """Variable that every job process inherits: the folder of its attempt. It survives setsid and double forks."""
 
 _PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class Process(NamedTuple):
@@ -25,6 +26,8 @@ class Process(NamedTuple):
     sid: int
     zombie: bool
     rss_kib: int
+    cpu_ticks: int = 0
+    """Of the process and of its children that have ended and were waited for."""
 
 
 def read_process(pid: int) -> Process | None:
@@ -44,7 +47,8 @@ def read_process(pid: int) -> Process | None:
     if len(fields) < 22:
         return None
     zombie = fields[0] in {b"Z", b"X"}
-    return Process(pid, int(fields[1]), int(fields[2]), int(fields[3]), zombie, int(fields[21]) * _PAGE_KIB)
+    ticks = sum(map(int, fields[11:15]))
+    return Process(pid, int(fields[1]), int(fields[2]), int(fields[3]), zombie, int(fields[21]) * _PAGE_KIB, ticks)
 
 
 def snapshot() -> dict[int, Process]:
@@ -177,8 +181,16 @@ def _proportional_kib(process: Process) -> int:
     return process.rss_kib
 
 
-def memory_of_trees(roots: dict[int, tuple[str, int]], parent: int) -> dict[int, int]:
-    """Return the MiB held by each process tree, by root id.
+class Tree(NamedTuple):
+    """What a process tree uses: memory now, CPU time so far. That of a child which nobody waited for goes with it."""
+
+    memory_mib: int
+    cpu_ms: int
+    pids: frozenset[int]
+
+
+def use_of_trees(roots: dict[int, tuple[str, int]], parent: int) -> tuple[dict[int, Tree], Collection[int]]:
+    """Return what each process tree uses, by root id, and the ids of all processes of the machine.
 
     ``roots`` gives each tree's attempt folder and memory limit in MiB (0: none); ``parent`` is their common parent, to
     which what they leave behind belongs. Resident set sizes are summed first, which is cheap and never too low. Only
@@ -192,10 +204,13 @@ def memory_of_trees(roots: dict[int, tuple[str, int]], parent: int) -> dict[int,
         owner = process.sid if process.sid in roots else by_folder.get(marker_of(process.pid) or "")
         if owner is not None:
             extra.setdefault(owner, []).append(process.pid)
-    return {
-        pid: _tree_mib(forest, forest.members([pid, *extra.get(pid, ())]), limit_mib)
-        for pid, (_, limit_mib) in roots.items()
-    }
+    trees = {}
+    for pid, (_, limit_mib) in roots.items():
+        members = forest.members([pid, *extra.get(pid, ())])
+        ticks = sum(forest.processes[member].cpu_ticks for member in members)
+        cpu_ms = ticks * 1000 // _TICKS_PER_S
+        trees[pid] = Tree(_tree_mib(forest, members, limit_mib), cpu_ms, frozenset(members))
+    return trees, forest.processes.keys()
 
 
 def _tree_mib(forest: Forest, members: Collection[int], limit_mib: int) -> int:

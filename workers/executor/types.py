@@ -149,6 +149,10 @@ class Usage:
     peak_memory_mib: int = 0
     memory_mib: int = 0
     """At the last sample; 0 after the end."""
+    gpu_used_milli_ms: int = 0
+    """Sum over samples of milli-GPUs busy × ms: 1000 is one GPU busy for 1 ms."""
+    gpu_peak_memory_mib: int = 0
+    """The most that the tree's processes held at a sample, summed over its GPUs."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -218,6 +222,18 @@ class Polled:
 
     cursor: Cursor
     events: tuple[Event, ...]
+    used: tuple[Used, ...] = ()
+    """What those alive have used so far, now and then; not kept, not acknowledged."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Used:
+    """What one rank that is alive has used so far."""
+
+    job_id: str
+    attempt: int
+    rank: int
+    usage: Usage
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -304,8 +320,16 @@ class NodeEvents:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class NodeUsed:
+    """What the processes on one node have used so far."""
+
+    node_id: str
+    used: tuple[Used, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class NodesFound:
     """Said once after the start: every node that lived then has had its ``NodeUp``, or is gone."""
 
 
-GatewayEvent = NodeUp | NodeDown | NodeEvents | NodesFound
+GatewayEvent = NodeUp | NodeDown | NodeEvents | NodeUsed | NodesFound

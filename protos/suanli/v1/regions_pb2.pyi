@@ -79,6 +79,7 @@ class ConnectRequest(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
     LOG_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
     sent_at_ms: _builtins.int
     """The agent's wall clock when it sent this; event times are taken relative to it, so the clocks need not agree."""
     @_builtins.property
@@ -89,6 +90,8 @@ class ConnectRequest(_message.Message):
     def events(self) -> Global___AttemptEvents: ...
     @_builtins.property
     def log(self) -> Global___LogChunk: ...
+    @_builtins.property
+    def usage(self) -> Global___UsageReport: ...
     def __init__(
         self,
         *,
@@ -97,12 +100,13 @@ class ConnectRequest(_message.Message):
         state: Global___StateReport | None = ...,
         events: Global___AttemptEvents | None = ...,
         log: Global___LogChunk | None = ...,
+        usage: Global___UsageReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "hello", b"hello", "log", b"log", "message", b"message", "state", b"state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "hello", b"hello", "log", b"log", "message", b"message", "state", b"state", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "hello", b"hello", "log", b"log", "message", b"message", "sent_at_ms", b"sent_at_ms", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "hello", b"hello", "log", b"log", "message", b"message", "sent_at_ms", b"sent_at_ms", "state", b"state", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "state", "events", "log"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "state", "events", "log", "usage"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -358,6 +362,8 @@ class AttemptFinished(_message.Message):
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     LOST_NODE_ID_FIELD_NUMBER: _builtins.int
     LOGS_FIELD_NUMBER: _builtins.int
+    GPU_USED_MILLI_MS_FIELD_NUMBER: _builtins.int
+    GPU_PEAK_MEMORY_MIB_FIELD_NUMBER: _builtins.int
     outcome: _common_pb2.AttemptOutcome.ValueType
     exit_code: _builtins.int
     exit_signal: _builtins.int
@@ -372,6 +378,12 @@ class AttemptFinished(_message.Message):
     """The manifest of the logs of all ranks: `stdout.log` and `stderr.log` of rank 0, `rank-N/stdout.log` and
     `rank-N/stderr.log` of rank N; those that are empty are left out. Empty when there are none, or none could be stored.
     """
+    gpu_used_milli_ms: _builtins.int
+    """What was used of the GPUs held, sampled: the sum of milli-GPUs busy × ms, so 1,000 is one GPU busy for 1 ms. 0 also where it
+    could not be measured.
+    """
+    gpu_peak_memory_mib: _builtins.int
+    """The most GPU memory that one replica's processes held at a sample, over all its GPUs. 0 also where it could not be measured."""
     def __init__(
         self,
         *,
@@ -385,10 +397,12 @@ class AttemptFinished(_message.Message):
         checkpoint: _builtins.str = ...,
         lost_node_id: _builtins.str = ...,
         logs: _builtins.str = ...,
+        gpu_used_milli_ms: _builtins.int = ...,
+        gpu_peak_memory_mib: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "cpu_used_ms", b"cpu_used_ms", "exit_code", b"exit_code", "exit_signal", b"exit_signal", "logs", b"logs", "lost_node_id", b"lost_node_id", "message", b"message", "outcome", b"outcome", "peak_memory_mib", b"peak_memory_mib", "results", b"results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "cpu_used_ms", b"cpu_used_ms", "exit_code", b"exit_code", "exit_signal", b"exit_signal", "gpu_peak_memory_mib", b"gpu_peak_memory_mib", "gpu_used_milli_ms", b"gpu_used_milli_ms", "logs", b"logs", "lost_node_id", b"lost_node_id", "message", b"message", "outcome", b"outcome", "peak_memory_mib", b"peak_memory_mib", "results", b"results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -412,6 +426,69 @@ class AttemptCheckpointed(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AttemptCheckpointed: _TypeAlias = AttemptCheckpointed  # noqa: Y015
+
+@_typing.final
+class UsageReport(_message.Message):
+    """What live attempts have used so far, at most every 30 s. Not spooled and not answered: a lost one does not matter, since every figure
+    is a total from the attempt's start on that never goes back. Only attempts of which there is more to say are named.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptUsage]: ...
+    def __init__(
+        self,
+        *,
+        attempts: _abc.Iterable[Global___AttemptUsage] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageReport: _TypeAlias = UsageReport  # noqa: Y015
+
+@_typing.final
+class AttemptUsage(_message.Message):
+    """Of several replicas, times are summed and peaks are those of the largest, as in AttemptFinished."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    LEASE_EPOCH_FIELD_NUMBER: _builtins.int
+    CPU_USED_MS_FIELD_NUMBER: _builtins.int
+    PEAK_MEMORY_MIB_FIELD_NUMBER: _builtins.int
+    GPU_USED_MILLI_MS_FIELD_NUMBER: _builtins.int
+    GPU_PEAK_MEMORY_MIB_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    attempt: _builtins.int
+    lease_epoch: _builtins.int
+    cpu_used_ms: _builtins.int
+    peak_memory_mib: _builtins.int
+    gpu_used_milli_ms: _builtins.int
+    gpu_peak_memory_mib: _builtins.int
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        lease_epoch: _builtins.int = ...,
+        cpu_used_ms: _builtins.int = ...,
+        peak_memory_mib: _builtins.int = ...,
+        gpu_used_milli_ms: _builtins.int = ...,
+        gpu_peak_memory_mib: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cpu_used_ms", b"cpu_used_ms", "gpu_peak_memory_mib", b"gpu_peak_memory_mib", "gpu_used_milli_ms", b"gpu_used_milli_ms", "job_id", b"job_id", "lease_epoch", b"lease_epoch", "peak_memory_mib", b"peak_memory_mib"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttemptUsage: _TypeAlias = AttemptUsage  # noqa: Y015
 
 @_typing.final
 class LogChunk(_message.Message):

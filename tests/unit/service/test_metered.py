@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from scheduler.domain.states import AttemptOutcome
+from scheduler.service.ports import UsageQuery
 from scheduler.service.using import accrued
 from tests.unit.service.harness import Site, spec
 
@@ -69,7 +70,7 @@ def test_a_segment_ends_with_the_month(site: Site) -> None:
         (ms(2027, 2, 1), ms(2027, 2, 1, 0, 1)),
     ]
     assert [record.segment for record in site.ledger(job_id)] == [0, 1, 2]
-    assert sorted(total.key.month for total in site.store.usage_sums()) == ["2026-12", "2027-01", "2027-02"]
+    assert sorted(total.key.month for total in site.store.usage_sums(UsageQuery())) == ["2026-12", "2027-01", "2027-02"]
 
 
 @pytest.mark.parametrize(
@@ -145,6 +146,6 @@ def test_the_sums_are_those_of_the_ledger(site: Site) -> None:
             site.east.finished(job_id, O.FAILED if round_ % 2 else O.SUCCEEDED, age_ms=100 * round_)
     for institution in ("north", "south"):
         rows = [record for record in site.ledger() if record.institution == institution]
-        sums = site.store.usage_sums(institution)
+        sums = site.store.usage_sums(UsageQuery(institution))
         assert sum(s.cpu_milli_ms for s in sums) == sum(r.cpu_milli * (r.end_ms - r.start_ms) for r in rows)
         assert sum(s.attempts for s in sums) == len(rows) == 8

@@ -8,6 +8,7 @@ from protos.suanli.v1 import admin_pb2, common_pb2, jobs_pb2, regions_pb2, usage
 from scheduler.catalog.catalogue import Catalogue
 from scheduler.domain.agent import (
     AttemptRef,
+    AttemptUsage,
     Checkpointed,
     EventAck,
     Finished,
@@ -16,6 +17,7 @@ from scheduler.domain.agent import (
     ReplicaPlacement,
     Started,
     Stop,
+    UsageReport,
     Welcome,
 )
 from scheduler.domain.errors import FailedPrecondition, InvalidArgument
@@ -170,6 +172,38 @@ def test_an_end_is_read_whole_and_its_text_bounded() -> None:
     checkpoint = regions_pb2.AttemptCheckpointed(checkpoint=DIGEST)
     (event,) = events(0, regions_pb2.AttemptEvent(seq=1, checkpointed=checkpoint))
     assert event.event == Checkpointed(DIGEST)
+
+
+def test_what_was_used_is_read_whole_and_never_below_nothing() -> None:
+    finished = regions_pb2.AttemptFinished(
+        outcome=1, cpu_used_ms=4, peak_memory_mib=5, gpu_used_milli_ms=1 << 40, gpu_peak_memory_mib=7
+    )
+    (event,) = events(0, regions_pb2.AttemptEvent(seq=1, finished=finished))
+    assert event.event == Finished(
+        AttemptOutcome.SUCCEEDED,
+        cpu_used_ms=4,
+        peak_memory_mib=5,
+        gpu_used_milli_ms=1 << 40,
+        gpu_peak_memory_mib=7,
+    )
+    finished = regions_pb2.AttemptFinished(outcome=1, gpu_used_milli_ms=-1, gpu_peak_memory_mib=-1)
+    (event,) = events(0, regions_pb2.AttemptEvent(seq=1, finished=finished))
+    assert event.event == Finished(AttemptOutcome.SUCCEEDED)
+
+    def usage(*figures: int) -> regions_pb2.AttemptUsage:
+        names = ("cpu_used_ms", "peak_memory_mib", "gpu_used_milli_ms", "gpu_peak_memory_mib")
+        return regions_pb2.AttemptUsage(job_id="j", attempt=1, lease_epoch=2, **dict(zip(names, figures, strict=True)))
+
+    report = regions_pb2.UsageReport(attempts=[usage(1, 2, 1 << 41, 4), usage(-1, -2, -3, -4)])
+    ref = AttemptRef("j", 1, 2)
+    sent = regions_pb2.ConnectRequest(usage=report).SerializeToString()
+    got = message_from_proto(regions_pb2.ConnectRequest.FromString(sent))
+    assert got == UsageReport((AttemptUsage(ref, 1, 2, 1 << 41, 4), AttemptUsage(ref)))
+
+
+def test_a_message_that_came_after_this_release_is_passed_over() -> None:
+    # Field 99 of the message, with a body: as a control plane of an earlier release sees a report of usage.
+    assert message_from_proto(regions_pb2.ConnectRequest.FromString(b"\x9a\x06\x02\x08\x01")) is None
 
 
 def node(**changes: object) -> regions_pb2.Node:
