@@ -10,7 +10,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Unpack
 
-from protos.suanli.v1 import admin_pb2, common_pb2, jobs_pb2, usage_pb2
+from protos.suanli.v1 import admin_pb2, common_pb2, jobs_pb2, prices_pb2, usage_pb2
 from suanli import functions, transfer
 from suanli.connection import Connection, connect
 from suanli.errors import InvalidArgument, WaitTimeout
@@ -93,6 +93,12 @@ class AsyncClient:
         spec = build_spec(*await self._with_folder(options, {}))
         request = jobs_pb2.ExplainJobRequest(spec=spec, what_if=change)
         return await self.connection.call(self.connection.jobs.ExplainJob, request, idempotent=True)
+
+    async def estimate(self, options: Mapping[str, Any]) -> prices_pb2.EstimateCostResponse:
+        """Say what a job that is not submitted would cost, in each pool where it could run. ``options`` as those of ``submit``."""
+        check_names(options)
+        request = prices_pb2.EstimateCostRequest(job=build_spec(*await self._with_folder(options, {})))
+        return await self.connection.call(self.connection.usage.EstimateCost, request, idempotent=True)
 
     async def _submit(
         self, jobs: Sequence[Mapping[str, Any]], request_id: str, check_only: bool

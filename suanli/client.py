@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
-from protos.suanli.v1 import admin_pb2, jobs_pb2
+from protos.suanli.v1 import admin_pb2, jobs_pb2, prices_pb2
 from suanli.aio import AsyncClient
 from suanli.info import JobInfo
 from suanli.job import AsyncJob
@@ -125,6 +125,10 @@ class Client:
     ) -> jobs_pb2.ExplainJobResponse:
         """Say of a job that is not submitted when it would start, and why not at once. ``options`` as those of ``submit``."""
         return self._loop.run(self._async.explain(options, change))
+
+    def estimate(self, options: Mapping[str, Any]) -> prices_pb2.EstimateCostResponse:
+        """Say what a job that is not submitted would cost, in each pool where it could run. ``options`` as those of ``submit``."""
+        return self._loop.run(self._async.estimate(options))
 
     def submit_function(
         self,

@@ -35,6 +35,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     "Usage": {
         "usage": "suanli.cli.usage:usage",
         "ledger": "suanli.cli.usage:ledger",
+        "price": "suanli.cli.price:price",
     },
     "Places": {
         "regions": "suanli.cli.places:regions",

@@ -97,12 +97,12 @@ async def check(link: Link, file: str, out: Output) -> None:
     \b
     suanli policy check policy.yaml
     """
-    document = _text_of(file)
+    document = text_of(file)
     checked, _ = await _compared(link, file, document, None, out)
     if out.form != "table":
         out.one(checked, [])
     else:
-        out.note(f"{_named(file)} is a good policy.")
+        out.note(f"{named(file)} is a good policy.")
 
 
 @policy.command("set")
@@ -127,7 +127,7 @@ async def set_policy(
     """
     if bool(file) == bool(preset):
         raise click.UsageError("Give either a FILE or --preset NAME.")
-    document = _text_of(file) if file else f"preset: {preset}\n"
+    document = text_of(file) if file else f"preset: {preset}\n"
     await _change(link, file or "--preset", document, comment, expect, yes, out)
 
 
@@ -222,13 +222,13 @@ async def _compared(
     try:
         checked: admin_pb2.PutPolicyResponse = await link.call("AdminService/PutPolicy", request)
     except InvalidArgument as error:
-        raise Failure(f"{_named(source)}: {error.message}", error.exit_code) from error
+        raise Failure(f"{named(source)}: {error.message}", error.exit_code) from error
     lines = list(
         difflib.unified_diff(
             current.effective_yaml.splitlines(),
             checked.policy.effective_yaml.splitlines(),
             f"version {current.version}" if current.version else "built-in",
-            _named(source),
+            named(source),
             lineterm="",
             n=_CONTEXT_LINES,
         )
@@ -243,11 +243,12 @@ async def _compared(
     return checked, against
 
 
-def _named(source: str) -> str:
+def named(source: str) -> str:
+    """A file as messages call it."""
     return "<stdin>" if source == "-" else source
 
 
-def _text_of(path: str) -> str:
+def text_of(path: str) -> str:
     """A file's text, or that of stdin for ``-``; a ``Failure`` when it is too large or no text."""
     if path == "-":
         raw = sys.stdin.buffer.read(MAX_BYTES + 1)
@@ -255,9 +256,9 @@ def _text_of(path: str) -> str:
         with open(path, "rb") as file:
             raw = file.read(MAX_BYTES + 1)
     if len(raw) > MAX_BYTES:
-        raise Failure(f"{_named(path)} is larger than {MAX_BYTES:,} bytes; is it the right file?", USAGE)
+        raise Failure(f"{named(path)} is larger than {MAX_BYTES:,} bytes; is it the right file?", USAGE)
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise Failure(f"{_named(path)}:{line}: this is not UTF-8 text.", USAGE) from None
+        raise Failure(f"{named(path)}:{line}: this is not UTF-8 text.", USAGE) from None

@@ -25,7 +25,9 @@ _MAPPINGS = ("env", "labels", "node_labels")
 _MAX_COUNT = 2_147_483_647
 
 
-def _options(*groups: Sequence[Callable[[Any], Any]]) -> Callable[[F], F]:
+def options(*groups: Sequence[Callable[[Any], Any]]) -> Callable[[F], F]:
+    """A decorator that adds these options to a command, in order."""
+
     def add(function: F) -> F:
         for option in reversed([option for group in groups for option in group]):
             function = option(function)
@@ -35,7 +37,7 @@ def _options(*groups: Sequence[Callable[[Any], Any]]) -> Callable[[F], F]:
 
 
 _COUNT = click.IntRange(0, _MAX_COUNT)
-_WHAT = (
+WHAT = (
     click.option("-f", "--file", "path", metavar="FILE", help="Jobs from a YAML file, one a document; - for stdin."),
     click.option("--shell", metavar="LINE", help="A line for /bin/sh -c."),
     click.option("--script", metavar="FILE", help="A Python script; sent along, or relative to --folder."),
@@ -54,7 +56,7 @@ _WHAT = (
         "--folder", metavar="FOLDER", help="The working folder to send along, but for what .suanliignore names."
     ),
 )
-_WHO = (
+WHO = (
     click.option("--name", help="Default: from what it runs."),
     click.option("--institution", help="Default: yours."),
     click.option("--project", help="Default: default."),
@@ -63,7 +65,7 @@ _WHO = (
     ),
     click.option("--purpose", help="What the data is used for."),
 )
-_NEEDS = (
+NEEDS = (
     click.option("--cpus", metavar="N", help="Cores per replica, as in 2, 0.5 or 500m. [default: 1]"),
     click.option("--memory", metavar="SIZE", help="Per replica, as in 2GiB. [default: 1GiB]"),
     click.option("--gpus", metavar="N", help="Per replica: whole ones, or a share such as 0.25. [default: 0]"),
@@ -81,7 +83,7 @@ _NEEDS = (
     click.option("-e", "--env", type=Pair(), multiple=True, metavar="NAME=VALUE", help="An environment variable."),
     click.option("--package", "packages", multiple=True, help="A pip requirement; may be repeated."),
 )
-_HOW = (
+HOW = (
     click.option("--priority", type=click.Choice(["low", "normal", "high", "urgent"])),
     click.option("--preemptible", is_flag=True, default=None, help="May be stopped with notice and queued again."),
     click.option("--max-runtime", metavar="DURATION", help="Stopped after so long, as in 2h. [default: 1d]"),
@@ -110,7 +112,7 @@ _THEN = (
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
-@_options(_WHAT, _WHO, _NEEDS, _HOW, _THEN)
+@options(WHAT, WHO, NEEDS, HOW, _THEN)
 @output_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND [ARG]...]")
 @connected
@@ -141,7 +143,7 @@ async def submit(
         raise click.UsageError("--check submits nothing that could be waited for.")
     if timeout_ms is not None and (follow or not wait):
         raise click.UsageError("--timeout goes with --wait alone.")
-    file = _jobs(path, _given(flags))
+    file = jobs_of(path, given_flags(flags))
     if follow and len(file.jobs) > 1:
         raise click.UsageError(f"--follow shows one log, and {len(file.jobs)} jobs are submitted; use --wait.")
     try:
@@ -176,7 +178,7 @@ async def _then(link: Link, ids: list[str], wait: bool, follow: bool, timeout_ms
         click.get_current_context().exit(exits.of_jobs(ended))
 
 
-def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
+def given_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
     """The flags that were given, in the words of ``JobOptions``."""
     given: dict[str, Any] = {}
     for name, value in flags.items():
@@ -202,7 +204,7 @@ def _parameter(text: str) -> Any:
         return text
 
 
-def _jobs(path: str | None, given: dict[str, Any]) -> JobFile:
+def jobs_of(path: str | None, given: dict[str, Any]) -> JobFile:
     """The jobs of the file with the flags over them, or the one job that the flags describe."""
     what = [name for name in (*_WORKLOADS, "args") if name in given]
     if path is None:
