@@ -41,7 +41,7 @@ ifneq ($(SERIAL_TESTS),)
 	$(PYTHON_RUN) -m pytest -q $(SERIAL_TESTS) $(ARGS) || $(NONE_SELECTED)
 endif
 
-check: $(STAMP) ## Lint, types, import directions, contract, stubs and chart
+check: $(STAMP) ## Lint, types, import directions, contract, stubs, dashboards and chart
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -51,6 +51,7 @@ check: $(STAMP) ## Lint, types, import directions, contract, stubs and chart
 	$(BIN)/buf breaking --against protos/baseline.binpb
 	$(PYTHON_RUN) -m tools.protos --check
 	$(PYTHON_RUN) -m tools.reference --check
+	$(PYTHON_RUN) -m tools.dashboards --check
 	$(PYTHON_RUN) -m tools.chart
 
 format: $(STAMP) ## Format Python and proto sources

@@ -3,7 +3,8 @@
     python -m tools.chart          exit 1 and name every fault
 
 Built-in kinds are checked strictly (an unknown field is a fault) against Kubernetes' own schemas, a RayCluster against
-that of KubeRay with its pod templates as Kubernetes sees them.
+that of KubeRay with its pod templates as Kubernetes sees them, a ServiceMonitor and a PrometheusRule against those of the
+Prometheus operator.
 """
 
 from __future__ import annotations
@@ -24,7 +25,12 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 CHART = REPOSITORY / "helm" / "suanli"
 FULL_VALUES = CHART / "ci" / "full-values.yaml"
 KUBERNETES_VERSION = "1.37"
-RAY_CLUSTER_SCHEMA = Path(__file__).resolve().parent / "schemas" / "rayclusters.ray.io-v1.json"
+SCHEMAS = Path(__file__).resolve().parent / "schemas"
+CUSTOM_KINDS = {
+    ("ray.io/v1", "RayCluster"): "rayclusters.ray.io-v1.json",
+    ("monitoring.coreos.com/v1", "PrometheusRule"): "prometheusrules.monitoring.coreos.com-v1.json",
+    ("monitoring.coreos.com/v1", "ServiceMonitor"): "servicemonitors.monitoring.coreos.com-v1.json",
+}
 
 Manifest = dict[str, Any]
 
@@ -55,10 +61,16 @@ def render(*arguments: str) -> list[Manifest]:
 def faults(manifest: Manifest) -> list[str]:
     """Return what is wrong with one manifest, each fault naming the object and the path within; empty when sound."""
     name = f"{manifest.get('kind')}/{manifest.get('metadata', {}).get('name')}"
-    if manifest.get("apiVersion") == "ray.io/v1" and manifest.get("kind") == "RayCluster":
-        found = _ray_cluster_faults(manifest)
-    else:
+    schema = CUSTOM_KINDS.get((str(manifest.get("apiVersion")), str(manifest.get("kind"))))
+    if schema is None:
         found = _kubernetes_faults(manifest)
+    else:
+        found = [
+            f"{'.'.join(map(str, error.absolute_path)) or '(root)'}: {error.message}"
+            for error in jsonschema.Draft202012Validator(_custom_schema(schema)).iter_errors(manifest)
+        ]
+    if manifest.get("kind") == "RayCluster":
+        found += _pod_template_faults(manifest)
     return [f"{name}: {fault}" for fault in found]
 
 
@@ -72,13 +84,10 @@ def _kubernetes_faults(manifest: Manifest) -> list[str]:
     return []
 
 
-def _ray_cluster_faults(manifest: Manifest) -> list[str]:
-    """Check the cluster itself, then each group's pod template in the clothes of a PodTemplate."""
-    found = [
-        f"{'.'.join(map(str, error.absolute_path)) or '(root)'}: {error.message}"
-        for error in jsonschema.Draft202012Validator(_ray_cluster_schema()).iter_errors(manifest)
-    ]
-    spec = manifest.get("spec", {})
+def _pod_template_faults(cluster: Manifest) -> list[str]:
+    """Check each group of a RayCluster in the clothes of a PodTemplate."""
+    found = []
+    spec = cluster.get("spec", {})
     for group in [spec.get("headGroupSpec", {}), *spec.get("workerGroupSpecs", [])]:
         template = {"apiVersion": "v1", "kind": "PodTemplate", "template": group.get("template", {})}
         name = group.get("groupName", "head")
@@ -87,8 +96,8 @@ def _ray_cluster_faults(manifest: Manifest) -> list[str]:
 
 
 @functools.cache
-def _ray_cluster_schema() -> Manifest:
-    schema: Manifest = json.loads(RAY_CLUSTER_SCHEMA.read_text())
+def _custom_schema(file: str) -> Manifest:
+    schema: Manifest = json.loads((SCHEMAS / file).read_text())
     _close(schema)
     # The definition says nothing of these, since every object has them.
     schema["properties"]["metadata"] = {"type": "object"}

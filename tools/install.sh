@@ -52,7 +52,7 @@ pip install --quiet --upgrade 'pip>=25.1'
 echo "install: PyTorch"
 pip install --quiet ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} 'torch==2.13.0'
 echo "install: Suanli and its development tools (a few minutes the first time)"
-pip install --quiet --editable '.[dev,algorithms,torch,postgres,s3,kubernetes]'
+pip install --quiet --editable '.[dev,algorithms,torch,postgres,reports,s3,kubernetes]'
 
 echo "install: compiling the planner's inner loops"
 .venv/bin/python -m scheduler.planning.warming

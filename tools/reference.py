@@ -22,12 +22,14 @@ from pathlib import Path
 import scheduler.config
 import workers.config
 from scheduler.api import errors as wire_errors
-from scheduler.api.metrics import Metrics, gauge_families, usage_families
+from scheduler.api.metrics import Metrics, gauge_families
 from scheduler.api.permissions import PERMISSIONS, PLATFORM_FINANCE, PUBLIC, Role, Scope
 from scheduler.api.serving import Tls
+from scheduler.api.usage_metrics import budget_families, usage_families
 from scheduler.config import Config
 from scheduler.metering import names
-from scheduler.service.contract import Gauges
+from scheduler.metering.prices import PriceBook, PriceList
+from scheduler.service.contract import Gauges, Metered, Verified
 from tools import reference_protocol
 from tools.markdown import NOTE, cell, table
 
@@ -144,7 +146,10 @@ def metrics() -> str:
     made = {collector._name: collector for collector in registry._collector_to_names if hasattr(collector, "_name")}
     families = {family.name: family for family in registry.collect()}
     nothing = Gauges({}, [], [], [], 0, 0, 0)
-    families |= {family.name: family for family in [*usage_families([], 0), *gauge_families(nothing)]}
+    prices = PriceBook([PriceList(1, "", "CNY", 2, 0)])
+    metered = Metered([], 0, [], prices, Verified(0, 0, 0))
+    shown = [*usage_families(metered, nothing, []), *budget_families([]), *gauge_families(nothing)]
+    families |= {family.name: family for family in shown}
     rows = []
     for name in sorted(metric_names()):
         short = name.removesuffix("_total")

@@ -14,7 +14,7 @@ from grpc_tools import protoc
 from tools.markdown import NOTE, cell, table
 
 PROTO_ROOT = Path(__file__).resolve().parent.parent / "protos"
-PROTO_FILES = ("jobs", "admin", "usage", "regions", "common")
+PROTO_FILES = ("jobs", "admin", "usage", "prices", "budgets", "statements", "regions", "common")
 """The contract, in the order of reading. ``stored.proto`` is carried by no call."""
 _PROTOCOL = """
 The contract `suanli.v1`, as in [`protos/suanli/v1`](../../protos/suanli/v1). A server also answers gRPC health and reflection, so that

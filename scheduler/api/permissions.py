@@ -41,6 +41,7 @@ _CONTENT: _Row = {R: OWN, A: INST, O: ANY}
 _PEOPLE: _Row = {R: INST, A: INST, F: INST, O: ANY}
 _EVERYONE: _Row = {R: ANY, A: ANY, F: ANY, O: ANY}
 _KEYS: _Row = {R: OWN, A: INST, F: OWN, O: ANY}
+_ACCOUNTANTS: _Row = {A: INST, F: INST, O: ANY}
 _MANAGERS: _Row = {A: INST, O: ANY}
 _OPERATORS: _Row = {O: ANY}
 
@@ -82,12 +83,15 @@ PERMISSIONS: Mapping[str, _Row] = {
     "suanli.v1.AdminService/DrainNode": _OPERATORS,
     "suanli.v1.AdminService/WhoAmI": {R: OWN, A: OWN, F: OWN, O: OWN, G: OWN},
     "suanli.v1.UsageService/GetUsage": {R: OWN, A: INST, F: INST, O: ANY},
-    "suanli.v1.UsageService/ListLedger": {A: INST, F: INST, O: ANY},
     # Of the finance officers, those of no institution.
     "suanli.v1.UsageService/PutPriceList": _OPERATORS,
     "suanli.v1.UsageService/GetPriceList": _EVERYONE,
     "suanli.v1.UsageService/ListPriceLists": _EVERYONE,
     "suanli.v1.UsageService/EstimateCost": _SUBMITTERS,
+    "suanli.v1.UsageService/ListLedger": _ACCOUNTANTS,
+    "suanli.v1.UsageService/StreamLedger": _ACCOUNTANTS,
+    "suanli.v1.UsageService/ExportUsage": _ACCOUNTANTS,
+    "suanli.v1.UsageService/GetStatement": _ACCOUNTANTS,
 }
 
 # These need no key: the first takes a single-use token instead.
@@ -101,6 +105,9 @@ PLATFORM_FINANCE = frozenset(
         "suanli.v1.UsageService/GetUsage",
         "suanli.v1.UsageService/ListLedger",
         "suanli.v1.UsageService/PutPriceList",
+        "suanli.v1.UsageService/StreamLedger",
+        "suanli.v1.UsageService/ExportUsage",
+        "suanli.v1.UsageService/GetStatement",
     }
 )
 

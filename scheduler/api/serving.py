@@ -13,12 +13,14 @@ from grpc_reflection.v1alpha import reflection
 from protos.suanli.v1 import admin_pb2, jobs_pb2, regions_pb2, usage_pb2
 from scheduler.api.admin import AdminApi
 from scheduler.api.blobs import MAX_BLOB_BYTES, Artifacts, BlobApi
+from scheduler.api.exports import ExportApi
 from scheduler.api.gate import Gate, RpcObserver
 from scheduler.api.jobs import JobApi
 from scheduler.api.logs import LogBroker
 from scheduler.api.policies import PolicyApi
 from scheduler.api.prices import PriceApi
 from scheduler.api.regions import RegionApi
+from scheduler.api.statements import StatementApi
 from scheduler.api.usage import UsageApi
 from scheduler.catalog.catalogue import Catalogue
 from scheduler.service.contract import Service
@@ -82,6 +84,8 @@ class ApiServer:
             PolicyApi(service),
             UsageApi(service),
             PriceApi(service, codec),
+            StatementApi(service),
+            ExportApi(service),
         )
         self.grpc = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CONCURRENT_RPCS)
         self._gate = Gate(service, observer)

@@ -13,7 +13,7 @@ from scheduler.domain.states import EntryKind
 from scheduler.metering.budgets import Budget
 from scheduler.metering.chain import digest_of, hash_of
 from scheduler.metering.prices import PriceBook
-from scheduler.metering.segments import day_of, month_of
+from scheduler.metering.segments import day_of, month_of, segments
 
 MAX_FAULTS = 100
 _KINDS = frozenset(EntryKind)
@@ -120,7 +120,8 @@ class LedgerCheck:
         if record.posted_ms < self._posted_ms:
             self._fault(record.sequence, "OUT_OF_ORDER", "it was posted before the one before it")
         self._posted_ms = max(self._posted_ms, record.posted_ms)
-        inside = record.start_ms < record.end_ms and day_of(record.start_ms) == day_of(record.end_ms - 1)
+        # Before the ledger had prices, its segments were cut at the ends of months only.
+        inside = record.start_ms < record.end_ms and month_of(record.start_ms) == month_of(record.end_ms - 1)
         if record.kind not in _KINDS or not inside or record.period < month_of(record.start_ms):
             self._fault(record.sequence, "BAD_RECORD", "its kind, its interval or its accounting month cannot be right")
         elif record.price_list and self._prices.get(record.price_list) is None:
@@ -145,7 +146,10 @@ class LedgerCheck:
         )
         _add(self._sums, _usage_key(record), figures)
         if record.kind != EntryKind.CREDIT:
-            _add(self._days, (day_of(record.start_ms), record.institution, record.region, record.pool), held)
+            for start_ms, end_ms in segments(record.start_ms, record.end_ms):
+                part_ms = end_ms - start_ms
+                part = (record.cpu_milli * part_ms, record.memory_mib * part_ms, record.gpu_milli * part_ms)
+                _add(self._days, (day_of(start_ms), record.institution, record.region, record.pool), part)
         self._of_period[record.period] = self._of_period.get(record.period, 0) + 1
         for budget in self._budgets:
             if budget.is_for(record.institution, record.project):

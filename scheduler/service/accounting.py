@@ -67,7 +67,7 @@ class Accounting:
             found = self._store.ledger_after(asked.sequence - 1, 1)
             if not found or found[0].sequence != asked.sequence:
                 return None, []
-            return found[0], self._store.segments_of(found[0].job_id, found[0].attempt)
+            return found[0], self._store.ledger_of([found[0].job_id])
 
         record, known = await self._settled(read)
         if record is None or (institution and record.institution != institution):

@@ -41,7 +41,8 @@ from scheduler.planning.explanation import Explanation
 from scheduler.planning.policy_text import PolicyText
 from scheduler.planning.runtimes import Accuracy
 from scheduler.planning.types import GroupKey, NodeView, PendingJob, PoolKey
-from scheduler.service.ports import EventQuery, JobQuery, LedgerQuery, UsageSum
+from scheduler.service.ports import EventQuery, JobQuery, LedgerQuery, UsageQuery, UsageSum
+from scheduler.service.statements import StatementFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +165,7 @@ class CostEstimates(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """Exact sums; ``running`` holds open allocations up to ``as_of_ms`` as if they ended then (empty unless asked)."""
+    """Exact sums; ``running`` holds the part of open allocations that is not in the ledger, up to ``as_of_ms``, as if they ended then (empty unless asked)."""
 
     sums: list[UsageSum]
     running: list[LedgerRecord]
@@ -311,8 +312,12 @@ class Service(Protocol):
         events after ``query.after`` have been pruned."""
         ...
 
-    async def usage(self, institution: str, project: str, include_running: bool) -> Usage:
-        """Sums by every key."""
+    async def usage(self, query: UsageQuery, include_running: bool = False, *, sums: bool = True) -> Usage:
+        """The sums asked for; without ``sums`` only the instant, and what runs at it (of which ``query`` chooses no months)."""
+        ...
+
+    def price_book(self) -> PriceBook:
+        """All price lists."""
         ...
 
     async def ledger(self, query: LedgerQuery) -> list[LedgerRecord]:
@@ -354,6 +359,11 @@ class Service(Protocol):
         self, institution: str, budget: str, before_number: int, limit: int
     ) -> list[BudgetNoticeRecord]:
         """Below ``before_number`` (0: from the newest), newest first; empty fields do not filter."""
+        ...
+
+    async def statement(self, institution: str, month: str) -> StatementFacts:
+        """What a month's statement is made of, as of one instant. ``NotFound`` without the institution; ``FailedPrecondition``
+        (MONTH_NOT_BEGUN) for a month in the future."""
         ...
 
     async def put_institution(self, record: InstitutionRecord, actor: str) -> InstitutionRecord:

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TypeVar
 
 from scheduler.domain.errors import FailedPrecondition, NotFound, SuanliError, Unavailable
@@ -21,10 +22,12 @@ from scheduler.domain.records import (
 )
 from scheduler.domain.spec import JobSpec
 from scheduler.domain.states import TERMINAL, JobState
+from scheduler.metering.prices import PriceBook
 from scheduler.planning.explanation import Explanation
 from scheduler.planning.policy import Policy
 from scheduler.planning.runtimes import RuntimeModel
 from scheduler.planning.warming import warm_up
+from scheduler.service import statements
 from scheduler.service.accounting import Accounting, load_totals
 from scheduler.service.administration import Administration
 from scheduler.service.committing import Committer
@@ -48,6 +51,7 @@ from scheduler.service.ports import (
 from scheduler.service.prices import estimate_job
 from scheduler.service.sessions import LiveSession, Sessions
 from scheduler.service.state import Settings, Turn
+from scheduler.service.statements import StatementFacts
 from scheduler.service.submitting import check_same_request
 from scheduler.service.using import accrued, without_late
 from scheduler.service.watching import EventHub
@@ -382,29 +386,44 @@ class ControlPlane(Administration, Accounting):
 
     # --- usage ------------------------------------------------------------------------------------------------------
 
-    async def usage(self, institution: str, project: str, include_running: bool) -> Usage:
+    async def usage(self, query: UsageQuery, include_running: bool = False, *, sums: bool = True) -> Usage:
         """See ``Service.usage``: closed and running allocations as of one instant."""
         self._require_leader()
         state = self.engine.state
         as_of_ms, sequence = state.now(), state.counters.ledger_seq
-        running = accrued(state, institution, project, as_of_ms) if include_running else []
+        running = accrued(state, query, as_of_ms) if include_running else []
         await self._committer.durable()
 
         def read() -> list[UsageSum]:
-            sums = self._store.usage_sums(UsageQuery(institution, project))
+            found = self._store.usage_sums(query)
             late: list[LedgerRecord] = []
             while page := self._store.ledger(
-                LedgerQuery(institution, project, after=late[-1].sequence if late else sequence)
+                LedgerQuery(query.institution, query.project, after=late[-1].sequence if late else sequence)
             ):
                 late += page
-            return without_late(sums, late)
+            return without_late(found, late, query)
 
-        sums = await self._between_commits(read)
-        return Usage(sums, running, as_of_ms if include_running else 0, sequence)
+        found = await self._between_commits(read) if sums else []
+        return Usage(found, running, as_of_ms, sequence)
+
+    def price_book(self) -> PriceBook:
+        """See ``Service.price_book``."""
+        return self.engine.state.metering.prices
 
     async def ledger(self, query: LedgerQuery) -> list[LedgerRecord]:
         """See ``Service.ledger``."""
         return await self._settled(lambda: self._store.ledger(query))
+
+    async def statement(self, institution: str, month: str) -> StatementFacts:
+        """See ``Service.statement``."""
+        self._require_leader()
+        heading = statements.heading_of(self.engine.state, institution, month)
+        prices, _ = statements.metered(self.engine.state)
+        await self._committer.durable()
+        reading = await self._between_commits(lambda: statements.read(self._store, institution, month))
+        if not heading.final:
+            heading = replace(heading, head=reading.head)
+        return StatementFacts(heading, reading.sums, reading.earlier, reading.days, prices)
 
     # --- agents -----------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ _CORRECTABLE = (EntryKind.USAGE, EntryKind.CORRECTION)
 def correct(
     state: State, asked: Correction, record: LedgerRecord, known: Sequence[LedgerRecord], author: str
 ) -> list[LedgerRecord]:
-    """Post what corrects ``record``; ``known`` are all records of its attempt that the store has.
+    """Post what corrects ``record``; ``known`` are all records of its job that the store has.
 
     ``FailedPrecondition``: NOT_CORRECTABLE (it is itself a correction's reversal or a credit), ALREADY_CORRECTED, STILL_RUNNING.
     """

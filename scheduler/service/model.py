@@ -58,8 +58,6 @@ class Attempt:
     stop_grace_ms: int = 0
     stopped_by_ms: int = 0
     for_job_no: int = 0
-    gpu_used_milli_ms: int = 0
-    gpu_peak_memory_mib: int = 0
 
     def __repr__(self) -> str:
         return f"<Attempt {self.job.job_id}/{self.number} {self.state.name} in {self.region}>"

@@ -378,10 +378,6 @@ class Store(Protocol):
         """Sums of the days in [from_day, to_day], by day; of one institution, or (empty) of all."""
         ...
 
-    def segments_of(self, job_id: str, attempt: int) -> list[LedgerRecord]:
-        """All records of an attempt, oldest first."""
-        ...
-
     def count_posted(self, period: str) -> int:
         """How many records were posted to an accounting month."""
         ...

@@ -16,6 +16,7 @@ from scheduler.domain.errors import Deposed, Internal, Unavailable
 from scheduler.domain.records import (
     AttemptRecord,
     BudgetNoticeRecord,
+    BudgetSpendingRecord,
     EventRecord,
     JobRecord,
     LedgerRecord,
@@ -340,11 +341,18 @@ class MemoryStore:
             self._check_reachable()
             return self._ledger.page(query)
 
-    def segments_of(self, job_id: str, attempt: int) -> list[LedgerRecord]:
-        """All records of an attempt, oldest first."""
+    def ledger_of(self, job_ids: Sequence[str]) -> list[LedgerRecord]:
+        """All records of these jobs, oldest first."""
         with self._lock:
             self._check_reachable()
-            return self._ledger.segments_of(job_id, attempt)
+            return self._ledger.of_jobs(job_ids)
+
+    def budget_spending(self) -> list[BudgetSpendingRecord]:
+        """What is kept of every budget's spending, by id."""
+        with self._lock:
+            self._check_reachable()
+            rows = self._tables["budget_spending"]
+            return [rows[key] for key in sorted(rows)]
 
     def count_posted(self, period: str) -> int:
         """How many records were posted to an accounting month."""

@@ -52,7 +52,7 @@ class MemoryLedger:
     def __init__(self) -> None:
         self._records: list[LedgerRecord] = []
         self._keys: set[tuple[str, int, int, int, int]] = set()
-        self._by_attempt: dict[tuple[str, int], list[LedgerRecord]] = {}
+        self._by_job: dict[str, list[LedgerRecord]] = {}
         self._usage: dict[UsageKey, UsageSum] = {}
         self._days: dict[tuple[str, ...], DaySum] = {}
 
@@ -72,7 +72,7 @@ class MemoryLedger:
         for record in records:
             insort(self._records, record)
             self._keys.add(_key(record))
-            insort(self._by_attempt.setdefault((record.job_id, record.attempt), []), record)
+            self._by_job.setdefault(record.job_id, []).append(record)
         for total in sum_usage(records):
             _add(self._usage, total.key, total, 1)
         for day in sum_days(records):
@@ -96,9 +96,9 @@ class MemoryLedger:
                 page.append(record)
         return page
 
-    def segments_of(self, job_id: str, attempt: int) -> list[LedgerRecord]:
-        """All records of an attempt, oldest first."""
-        return list(self._by_attempt.get((job_id, attempt), ()))
+    def of_jobs(self, job_ids: Iterable[str]) -> list[LedgerRecord]:
+        """All records of these jobs, oldest first."""
+        return sorted(record for job_id in dict.fromkeys(job_ids) for record in self._by_job.get(job_id, ()))
 
     def count_posted(self, period: str) -> int:
         """How many records of an accounting month."""

@@ -44,7 +44,8 @@ _SPEC = case(
 _JOB_COLUMNS = [_SPEC if column.name == "spec" else column for column in JOBS.columns]
 
 
-def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+def chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The ids in parts that one statement may name."""
     for start in range(0, len(ids), IDS_AT_ONCE):
         yield ids[start : start + IDS_AT_ONCE]
 
@@ -73,7 +74,7 @@ def live_jobs(connection: Connection) -> list[JobRecord]:
     known = {job.job_id for job in jobs if job.array_size}
     ended = sorted({job.array_id for job in jobs if job.array_id} - known)
     if ended:
-        for ids in _chunks(ended):
+        for ids in chunks(ended):
             jobs += records_of(connection, select(JOBS).where(JOBS.c.job_id.in_(ids)), JobRecord._make)
         jobs.sort()
     return jobs
@@ -136,7 +137,7 @@ def find_request(connection: Connection, user: str, request_id: str) -> RequestR
 def jobs_by_id(connection: Connection, job_ids: Sequence[str]) -> list[JobRecord]:
     """The known ones among these."""
     jobs: list[JobRecord] = []
-    for ids in _chunks(list(dict.fromkeys(job_ids))):
+    for ids in chunks(list(dict.fromkeys(job_ids))):
         jobs += records_of(connection, select(*_JOB_COLUMNS).where(JOBS.c.job_id.in_(ids)), JobRecord._make)
     return jobs
 
@@ -206,7 +207,7 @@ def events(connection: Connection, asked: EventQuery) -> list[EventRecord]:
     if not asked.job_ids:
         return records_of(connection, query.order_by(EVENTS.c.sequence).limit(asked.limit), EventRecord._make)
     found: dict[int, EventRecord] = {}
-    for ids in _chunks(list(dict.fromkeys(asked.job_ids))):
+    for ids in chunks(list(dict.fromkeys(asked.job_ids))):
         numbers = list(connection.execute(select(JOBS.c.job_no).where(JOBS.c.job_id.in_(ids))).scalars())
         # Two index walks, each ordered and ended by the limit, in place of one sort of all of a large array's events.
         of_tasks = EVENTS.c.array_id.in_(ids) & text(IN_ARRAY)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Integer, Text, func, literal_column, select, tuple_
 
 from scheduler.domain.records import AttemptRecord, BudgetNoticeRecord, LedgerRecord, PriceListRecord
 from scheduler.service.ports import DaySum, LedgerQuery, UsageKey, UsageQuery, UsageSum
-from scheduler.store.queries import records_of
+from scheduler.store.queries import chunks, records_of
 from scheduler.store.rollup import grouped_fields
 from scheduler.store.schema import (
     ATTEMPTS,
@@ -45,10 +45,12 @@ def ledger_after(connection: Connection, sequence: int, limit: int) -> list[Ledg
     return records_of(connection, query, LedgerRecord._make)
 
 
-def segments_of(connection: Connection, job_id: str, attempt: int) -> list[LedgerRecord]:
-    """All of an attempt, oldest first."""
-    query = select(LEDGER).where(LEDGER.c.job_id == job_id, LEDGER.c.attempt == attempt)
-    return sorted(records_of(connection, query, LedgerRecord._make))
+def ledger_of(connection: Connection, job_ids: Sequence[str]) -> list[LedgerRecord]:
+    """All of these jobs, oldest first."""
+    found: list[LedgerRecord] = []
+    for ids in chunks(list(dict.fromkeys(job_ids))):
+        found += records_of(connection, select(LEDGER).where(LEDGER.c.job_id.in_(ids)), LedgerRecord._make)
+    return sorted(found)
 
 
 def count_posted(connection: Connection, period: str) -> int:

@@ -250,10 +250,15 @@ class SqlStore:
         with translated("reading the ledger"), self._reading() as connection:
             return queries_metering.ledger(connection, query)
 
-    def segments_of(self, job_id: str, attempt: int) -> list[LedgerRecord]:
-        """All records of an attempt, oldest first."""
+    def ledger_of(self, job_ids: Sequence[str]) -> list[LedgerRecord]:
+        """All records of these jobs, oldest first."""
         with translated("reading the ledger"), self._reading() as connection:
-            return queries_metering.segments_of(connection, job_id, attempt)
+            return queries_metering.ledger_of(connection, job_ids)
+
+    def budget_spending(self) -> list[BudgetSpendingRecord]:
+        """What is kept of every budget's spending, by id."""
+        with translated("reading budgets"), self._reading() as connection:
+            return queries.all_of(connection, schema.BUDGET_SPENDING, BudgetSpendingRecord._make)
 
     def count_posted(self, period: str) -> int:
         """How many records were posted to an accounting month."""

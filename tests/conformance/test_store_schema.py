@@ -109,7 +109,7 @@ QUESTIONS: dict[str, tuple[Callable[[Store], object], str]] = {
         "ledger_by_institution_period",
     ),
     "a page of the ledger": (lambda store: store.ledger_after(9, 9), "PRIMARY KEY"),
-    "an attempt's records": (lambda store: store.segments_of("a", 1), "sqlite_autoindex_ledger_1"),
+    "records of jobs": (lambda store: store.ledger_of(["a"]), "sqlite_autoindex_ledger_1"),
     "a page of attempts": (lambda store: store.attempts_after(9, 1, 9), "PRIMARY KEY"),
     "every sum": (lambda store: store.usage_sums(UsageQuery()), "usage_by_month"),
     "a tenant's sums": (lambda store: store.usage_sums(UsageQuery("a", "b", period="c")), "PRIMARY KEY"),

@@ -340,7 +340,7 @@ async def test_usage_is_exact_while_jobs_end() -> None:
 
         async def ask() -> None:
             while plane.engine.state.jobs:
-                usages.append(await plane.usage("north", "", True))
+                usages.append(await plane.usage(module.UsageQuery("north"), True))
 
         asking = asyncio.create_task(ask())
         while plane.engine.state.jobs:
@@ -349,7 +349,7 @@ async def test_usage_is_exact_while_jobs_end() -> None:
                 await agent.finish(job_id, AttemptOutcome.SUCCEEDED)
                 await asyncio.sleep(0)
         await asyncio.wait_for(asking, DEADLINE_S)
-        final = await plane.usage("north", "", True)
+        final = await plane.usage(module.UsageQuery("north"), True)
         assert not final.running
         ledger = store.ledger(module.LedgerQuery(limit=10_000))
         attempts = [attempt for job_id in ids for attempt in store.attempts_of(job_id, 10)]

@@ -156,3 +156,8 @@ ray.io/accelerator-type: {{ . | quote }}
 {{ $key }}: {{ $value | quote }}
 {{- end }}
 {{- end -}}
+
+{{/* What only a leader tells, and every leader alike; the rest is a process' own. docs/howto/dashboards.md has it too. */}}
+{{- define "suanli.platformMetrics" -}}
+suanli_(budget|event|jobs|ledger|policy|pool|quota|region|runtime_prediction|usage|used)(_.+)?
+{{- end -}}

@@ -94,6 +94,9 @@ class StatementLine(_message.Message):
     unit_price_micro: _builtins.int
     """Before discount, per hour, in millionths of the minor unit."""
     exact_cost_units: _builtins.str
+    """After discount, in units of 1 / `cost_units_per_minor` of the minor unit. Exact; on a "free" line to the unit, and so that
+    rounding it gives what rounding the exact cost gives.
+    """
     amount_minor: _builtins.int
     service_units: _builtins.str
     def __init__(
@@ -196,26 +199,29 @@ class GetStatementResponse(_message.Message):
     ISSUE_TIME_MS_FIELD_NUMBER: _builtins.int
     ENERGY_WH_FIELD_NUMBER: _builtins.int
     CARBON_G_FIELD_NUMBER: _builtins.int
+    COST_UNITS_PER_MINOR_FIELD_NUMBER: _builtins.int
     number: _builtins.str
     """"hua-uni-2026-10"."""
     institution: _builtins.str
     institution_title: _builtins.str
     month: _builtins.str
     final: _builtins.bool
-    """The month is closed: nothing in here will change."""
+    """The month is closed: no line, nor the head or the digest, will ever change."""
     currency: _builtins.str
     currency_digits: _builtins.int
     total_minor: _builtins.int
     list_total_minor: _builtins.int
     ledger_sequence: _builtins.int
-    """The ledger as it was read: its newest record and hash, with which `suanli ledger verify` shows that it still stands."""
+    """The ledger as it was read, or as the month was closed: its newest record and hash, with which `suanli ledger verify` shows that it still stands."""
     head_hash: _builtins.bytes
     digest: _builtins.bytes
-    """SHA-256 of the statement: its number, lines and total, and the head, as canonical JSON."""
+    """SHA-256 of the statement: its number, lines and total, and the head, as canonical JSON (docs/howto/statements.md)."""
     issue_time_ms: _builtins.int
     energy_wh: _builtins.str
     """Estimates, when asked for."""
     carbon_g: _builtins.str
+    cost_units_per_minor: _builtins.str
+    """`exact_cost_units` are this part of the minor unit: with it every line can be rounded again."""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___StatementLine]: ...
     @_builtins.property
@@ -248,10 +254,11 @@ class GetStatementResponse(_message.Message):
         issue_time_ms: _builtins.int = ...,
         energy_wh: _builtins.str = ...,
         carbon_g: _builtins.str = ...,
+        cost_units_per_minor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["carbon_g", b"carbon_g", "cpu_milli_ms_by_day", b"cpu_milli_ms_by_day", "currency", b"currency", "currency_digits", b"currency_digits", "digest", b"digest", "energy_wh", b"energy_wh", "final", b"final", "gpu_milli_ms_by_day", b"gpu_milli_ms_by_day", "head_hash", b"head_hash", "institution", b"institution", "institution_title", b"institution_title", "issue_time_ms", b"issue_time_ms", "ledger_sequence", b"ledger_sequence", "lines", b"lines", "list_total_minor", b"list_total_minor", "month", b"month", "number", b"number", "projects", b"projects", "total_minor", b"total_minor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["carbon_g", b"carbon_g", "cost_units_per_minor", b"cost_units_per_minor", "cpu_milli_ms_by_day", b"cpu_milli_ms_by_day", "currency", b"currency", "currency_digits", b"currency_digits", "digest", b"digest", "energy_wh", b"energy_wh", "final", b"final", "gpu_milli_ms_by_day", b"gpu_milli_ms_by_day", "head_hash", b"head_hash", "institution", b"institution", "institution_title", b"institution_title", "issue_time_ms", b"issue_time_ms", "ledger_sequence", b"ledger_sequence", "lines", b"lines", "list_total_minor", b"list_total_minor", "month", b"month", "number", b"number", "projects", b"projects", "total_minor", b"total_minor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -175,9 +175,9 @@ class UsageRow(_message.Message):
     memory_mib_ms: _builtins.str
     gpu_milli_ms: _builtins.str
     segments: _builtins.int
-    """Allocation segments summed."""
+    """Allocation segments summed; corrections and credits are none."""
     attempts: _builtins.int
-    """Distinct attempts."""
+    """Attempts, each counted where its first segment is."""
     cpu_used_milli_ms: _builtins.str
     """What the jobs' processes really used, of what was allocated: CPU time; peak memory × time; GPU utilisation × time."""
     memory_peak_mib_ms: _builtins.str

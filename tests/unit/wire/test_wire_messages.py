@@ -25,6 +25,7 @@ from scheduler.domain.records import AttemptRecord, EventRecord, JobRecord, Ledg
 from scheduler.domain.resources import Resources
 from scheduler.domain.spec import PartitionPolicy, PriorityClass
 from scheduler.domain.states import AttemptOutcome, JobState
+from scheduler.metering.prices import PriceBook
 from scheduler.metering.usage import Dimension
 from scheduler.planning.types import NodeView
 from scheduler.service.contract import NodeStatus
@@ -97,7 +98,7 @@ def test_no_field_of_an_attempt_event_or_ledger_record_is_lost() -> None:
         numbered(AttemptRecord, outcome=2, placement='[["n1",[0,3]],["n2",[]]]'), {("region-9", "n1"): "one"}
     )
     event = event_to_proto(numbered(EventRecord, state=2))
-    ledger = ledger_to_proto(numbered(LedgerRecord, outcome=1))
+    ledger = ledger_to_proto(numbered(LedgerRecord, outcome=1)._replace(kind=4, hash=b"h"), PriceBook())
     for message in (attempt, event, ledger):
         assert {f.name for f, _ in message.ListFields()} == {f.name for f in message.DESCRIPTOR.fields}
     assert [(r.rank, r.node_id, r.node_name, list(r.gpu_indexes)) for r in attempt.replicas] == [

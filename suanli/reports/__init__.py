@@ -1,0 +1,1 @@
+"""Statements as files: pure functions from the message to text or bytes."""
