@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from protos.suanli.v1 import jobs_pb2, prices_pb2
+from scheduler.metering.budgets import Budget, BudgetUnit
 from scheduler.metering.money import COST_UNITS_PER_MINOR, HOUR_MS
 from scheduler.metering.price_text import read_prices
 from tests.support.api import Agent, Api, info_of
@@ -176,6 +177,7 @@ async def test_a_job_is_estimated_as_it_would_be_submitted(api: Api) -> None:
     assert one.max_cost_units == str(20 * COST_UNITS_PER_MINOR)
     assert one.max_service_units == str(2 * COST_UNITS_PER_MINOR)
     assert int(one.expected_cost_units) * HOUR_MS == int(one.max_cost_units) * one.expected_runtime_ms
+    assert (found.covered, found.message) == (True, "")
     (array,) = (await estimated(api, array={"size": 100})).estimates
     assert int(array.max_cost_units) == 100 * int(one.max_cost_units)
     assert len((await estimated(api, "op", institution="uni-b")).estimates) == 1
@@ -190,3 +192,21 @@ async def test_a_job_is_estimated_as_it_would_be_submitted(api: Api) -> None:
         found_code, _, found_field, _ = await failure(estimated(api, user, **values))
         assert (found_code, found_field) == (code, field), values
     assert api.control_plane.engine.state.live_jobs == 0
+
+
+async def test_what_no_budget_covers_is_estimated_all_the_same(api: Api) -> None:
+    agent = Agent(api)
+    await agent.enrol()
+    await agent.connect()
+    await put(api)
+    from_ms = (await get(api)).from_ms
+    # 19 fen of the 20 that it may cost.
+    budget = Budget("b", "uni-a", frozenset(), BudgetUnit.MONEY, 19, from_ms, from_ms + 100 * HOUR_MS, hard=True)
+    await api.control_plane.put_budget(budget, "op", False)
+
+    found = await estimated(api)
+
+    assert [one.max_cost_units for one in found.estimates] == [str(20 * COST_UNITS_PER_MINOR)]
+    assert not found.covered
+    assert 'budget "b" has 0.19 CNY left' in found.message
+    assert (await estimated(api, "op", institution="uni-b")).covered
