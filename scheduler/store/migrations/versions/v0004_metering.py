@@ -44,7 +44,7 @@ BASE = 10**9
 DAY_MS = 86_400_000
 USAGE, NORMAL, NO_RATE = 1, 2, -1
 # Records read, hashed and written at once: a few megabytes, however long the ledger is.
-AT_ONCE = 5_000
+AT_ONCE = 1_000
 # SQLite bounds the parameters of a statement.
 _ROWS_A_STATEMENT = 400
 
