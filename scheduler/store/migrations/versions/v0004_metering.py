@@ -37,6 +37,7 @@ MONTH_KEY = (
     "institution:text project:text user:text region:text pool:text accelerator:text month:text period:text kind:int priority:int "
     "preemptible:int purpose:text price_list:int rate:int discount_bp:int"
 )
+MONTH_ORDER = "institution kind price_list rate discount_bp project user region pool accelerator month period priority preemptible purpose"
 MONTH_SUMS = "cpu_milli_ms memory_mib_ms gpu_milli_ms cpu_used_milli_ms memory_peak_mib_ms gpu_used_milli_ms"
 DAY_KEY = "day:text institution:text region:text pool:text"
 DAY_SUMS = "cpu_milli_ms memory_mib_ms gpu_milli_ms"
@@ -210,10 +211,9 @@ def _rewrite_ledger() -> None:
             op.execute(f"ALTER TABLE ledger_0003 RENAME CONSTRAINT {name} TO {name}_0003")
     once = sa.UniqueConstraint("job_id", "attempt", "segment", "revision", "kind", name="ledger_once")
     _table("ledger", LEDGER, "sequence", once)
-    month_key, day_key = (" ".join(column.split(":")[0] for column in key.split()) for key in (MONTH_KEY, DAY_KEY))
     columns = f"{MONTH_KEY} {_halves(MONTH_SUMS)} segments:int attempts:int"
-    _table("usage_by_month", columns, month_key, rowid=False)
-    _table("usage_by_day", f"{DAY_KEY} {_halves(DAY_SUMS)}", day_key, rowid=False)
+    _table("usage_by_month", columns, MONTH_ORDER, rowid=False)
+    _table("usage_by_day", f"{DAY_KEY} {_halves(DAY_SUMS)}", "day institution region pool", rowid=False)
     add_months = _adding("usage_by_month", MONTH_KEY, MONTH_SUMS, "segments attempts")
     add_days = _adding("usage_by_day", DAY_KEY, DAY_SUMS)
     for records in _new_records():
