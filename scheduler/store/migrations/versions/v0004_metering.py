@@ -186,15 +186,25 @@ def _adding(table: str, key: str, sums: str, counts: str = "") -> str:
 
 
 def _insert(table: str, rows: Sequence[tuple[Any, ...]], end: str = "") -> None:
-    """Insert rows whose values stand in the order of the columns."""
+    """Insert rows whose values stand in the order of the columns, each database the way it is fast at."""
+    connection = op.get_bind()
     if not rows:
         return
-    mark = "?" if _on_sqlite() else "%s"
-    one = f"({', '.join([mark] * len(rows[0]))})"
-    for start in range(0, len(rows), _ROWS_A_STATEMENT):
-        part = rows[start : start + _ROWS_A_STATEMENT]
-        sql = " ".join(("INSERT INTO", table, "VALUES", ", ".join([one] * len(part)), end))
-        op.get_bind().exec_driver_sql(sql, tuple(chain.from_iterable(part)))
+    if _on_sqlite():
+        one = f"({', '.join('?' * len(rows[0]))})"
+        for start in range(0, len(rows), _ROWS_A_STATEMENT):
+            part = rows[start : start + _ROWS_A_STATEMENT]
+            sql = " ".join(("INSERT INTO", table, "VALUES", ", ".join([one] * len(part)), end))
+            connection.exec_driver_sql(sql, tuple(chain.from_iterable(part)))
+    elif end:
+        marks = ", ".join(["%s"] * len(rows[0]))
+        connection.exec_driver_sql(" ".join(("INSERT INTO", table, f"VALUES ({marks})", end)), list(rows))
+    else:
+        cursor = connection.connection.cursor()
+        with cursor.copy(f"COPY {table} FROM STDIN") as copy:
+            for row in rows:
+                copy.write_row(row)
+        cursor.close()
 
 
 def _split(amounts: Iterable[int]) -> Iterator[int]:
