@@ -34,7 +34,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     },
     "Usage": {
         "usage": "suanli.cli.usage:usage",
-        "ledger": "suanli.cli.usage:ledger",
+        "ledger": "suanli.cli.ledger:ledger",
         "price": "suanli.cli.price:price",
     },
     "Places": {
