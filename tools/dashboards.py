@@ -380,7 +380,7 @@ def _budgets() -> list[Panel]:
     ends = f"max by ({keys}) (suanli_budget_end_timestamp_seconds{{{_MINE}}} > 0)"
     columns_of = [
         (f"sum by ({keys}) (suanli_budget_{name}{{{_MINE}}})", name)
-        for name in ("amount", "spent", "committed", "hard")
+        for name in ("amount", "spent", "committed", "hard", "held_jobs")
     ]
     spent = share("suanli_budget_spent", "suanli_budget_amount", _MINE, keys)
     return [
@@ -396,7 +396,7 @@ def _budgets() -> list[Panel]:
         curve("Spent", "Of the amount, over time.", [(spent, legend)], "percentunit", 8),
         grid(
             "Budgets",
-            "hard: 1 refuses jobs that it cannot cover.",
+            "hard: 1 holds jobs back that it cannot cover.",
             [*columns_of, (f"({ends} - time()) / 86400", "days left")],
         ),
     ]
@@ -404,7 +404,6 @@ def _budgets() -> list[Panel]:
 
 def _ledger() -> list[Panel]:
     adjusted = used("suanli_ledger_adjusted_cost_total", _USE, "institution, direction, currency", per=1)
-    kinds = used("suanli_ledger_adjustments_total", _MINE, "institution, kind", per=1)
     by = "institution, project, region, pool"
     running = [
         (f"sum by ({by}) (suanli_usage_open_{name}{{{_USE}}}) / 3600", title)
@@ -440,9 +439,8 @@ def _ledger() -> list[Panel]:
             width=6,
         ),
         number("Newest record", "Its number.", ("max(suanli_ledger_last_sequence)", ""), decimals=0, width=6),
-        grid("Credits and debits", "Cost that was changed after it had been posted.", [(adjusted, "amount")], 12),
-        grid("Adjustments", "How many, by kind.", [(kinds, "number")], 12),
-        grid("Not posted yet", "What open allocations have used so far; not in any figure above.", running, 24),
+        grid("Credits and debits", "Cost that was changed after it had been posted.", [(adjusted, "amount")], 8),
+        grid("Not posted yet", "What open allocations have used so far; not in any figure above.", running, 16),
     ]
 
 

@@ -85,7 +85,7 @@ def usage_sums(connection: Connection, asked: UsageQuery) -> list[UsageSum]:
     keys = [_key_column(name, fields) for name in UsageKey._fields]
     if asked.group_by:
         query = select(*keys, *map(func.sum, figures)).group_by(
-            *(USAGE.c[name] for name in UsageKey._fields if name in fields)
+            *(USAGE.c[name] for name in (column.name for column in USAGE.primary_key) if name in fields)
         )
     else:
         query = select(*keys, *figures)  # A row is a sum already.

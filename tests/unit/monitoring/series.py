@@ -34,14 +34,12 @@ def _counters() -> Iterator[Series]:
     for kind, growth in (("cpu_core", 4.0), ("gpu", 1.0), ("memory_gib", 16.0)):
         yield f"suanli_usage_{kind}_seconds", "counter", "_total", [(labels, 100, growth) for labels in _USE]
     for kind, growth in (("cpu_core", 3.0), ("gpu", 0.5)):
-        tenants = [(f"{tenant},{place}", 100.0, growth) for tenant in _TENANTS for place in _PLACES]
-        yield f"suanli_used_{kind}_seconds", "counter", "_total", tenants
+        yield f"suanli_used_{kind}_seconds", "counter", "_total", [(labels, 100, growth) for labels in _USE]
     priced = [f'{labels},currency="CNY"' for labels in _USE]
     yield "suanli_usage_cost", "counter", "_total", [(labels, 0, 0.01) for labels in priced]
     yield "suanli_usage_service_units", "counter", "_total", [(labels, 0, 0.02) for labels in _USE]
     changed = [(f'{labels},direction="{way}"', 0.0, 0.001) for labels in priced for way in ("credit", "debit")]
     yield "suanli_ledger_adjusted_cost", "counter", "_total", changed
-    yield "suanli_ledger_adjustments", "counter", "_total", [('institution="uni-a",kind="CREDIT"', 0, 0.001)]
     yield "suanli_evictions", "counter", "_total", [('institution="uni-a",rule="guarantee"', 1, 0.001)]
     yield "suanli_plan_starts", "counter", "_total", [(_TARGET, 1, 0.1)]
     yield "suanli_commit_rows", "counter", "_total", [(_TARGET, 1, 5)]
@@ -50,7 +48,7 @@ def _counters() -> Iterator[Series]:
 def _gauges() -> Iterator[Series]:
     for kind in ("cpu_core_seconds", "gpu_seconds", "memory_gib_seconds"):
         yield f"suanli_usage_open_{kind}", "gauge", "", [(labels, 3600, 0) for labels in _USE]
-    for name, value in (("amount", 1000), ("spent", 400), ("committed", 100), ("hard", 1)):
+    for name, value in (("amount", 1000), ("spent", 400), ("committed", 100), ("hard", 1), ("held_jobs", 2)):
         yield f"suanli_budget_{name}", "gauge", "", [(_BUDGET, value, 0)]
     yield "suanli_budget_end_timestamp_seconds", "gauge", "", [(_BUDGET, END_S + 30 * 86_400, 0)]
     yield "suanli_ledger_chain_ok", "gauge", "", [("", 1, 0)]
