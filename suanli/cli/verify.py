@@ -21,7 +21,7 @@ _COLUMNS: Final[list[Column[usage_pb2.LedgerFault]]] = [
 _TELL_EVERY: Final = 10_000
 
 
-class Head(click.ParamType):
+class Head(click.ParamType[tuple[int, bytes]]):
     """A record's number and hash: 1234:9f86d081…"""
 
     name = "NUMBER:HASH"
