@@ -10,7 +10,7 @@ from scheduler.domain.errors import Internal, InvalidArgument
 from scheduler.domain.records import LedgerRecord
 from scheduler.domain.states import EntryKind
 from scheduler.metering.segments import month_of
-from scheduler.service.ports import DaySum, UsageKey, UsageQuery, UsageSum
+from scheduler.service.ports import DaySum, LedgerQuery, UsageKey, UsageQuery, UsageSum
 
 _DAY_MS = 86_400_000
 _FIRST_DAY = date(1970, 1, 1).toordinal()
@@ -115,6 +115,18 @@ def grouped_fields(query: UsageQuery) -> frozenset[str]:
     if unknown:
         raise InvalidArgument(f"Usage is not kept by {min(unknown)!r}.", field="group_by")
     return frozenset(query.group_by or UsageKey._fields)
+
+
+def record_is_asked(record: LedgerRecord, query: LedgerQuery) -> bool:
+    """Whether a query is about this record, its page aside."""
+    return (
+        query.institution in ("", record.institution)
+        and query.project in ("", record.project)
+        and query.job_id in ("", record.job_id)
+        and query.period in ("", record.period)
+        and (not query.from_ms or record.end_ms > query.from_ms)
+        and (not query.to_ms or record.start_ms < query.to_ms)
+    )
 
 
 def is_asked(key: UsageKey, query: UsageQuery) -> bool:
