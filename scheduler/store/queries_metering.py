@@ -29,7 +29,8 @@ from scheduler.store.schema import (
 def ledger(connection: Connection, asked: LedgerQuery) -> list[LedgerRecord]:
     """A page, oldest first."""
     if asked.job_id:
-        # Its few records by their own index: given an institution as well, a database would go through all of that one's, in order.
+        # Its few records by their own index: given an institution as well, a database would go through all of that
+        # one's, in order.
         rows = records_of(connection, select(LEDGER).where(LEDGER.c.job_id == asked.job_id), LedgerRecord._make)
         found = (row for row in sorted(rows) if row.sequence > asked.after and record_is_asked(row, asked))
         return list(islice(found, asked.limit))

@@ -17,8 +17,8 @@ _FIRST_DAY = date(1970, 1, 1).toordinal()
 _USAGE, _CREDIT = int(EntryKind.USAGE), int(EntryKind.CREDIT)
 # A key's fields where they are summed over.
 EMPTY_KEY = UsageKey("", "", "", "", "", "", "", "", 0, 0, 0, "", 0, 0, 0)
-# A record beyond it is a defect (a million cores held for a thousand years are less than 2^75), and would bring the sums near what two
-# columns of 64 bits hold, where SQLite goes on in floating point without a word.
+# A record beyond it is a defect (a million cores held for a thousand years are less than 2^75), and would bring the sums
+# near what two columns of 64 bits hold, where SQLite goes on in floating point without a word.
 _LARGEST = 1 << 80
 
 
@@ -64,9 +64,9 @@ def _bad(record: LedgerRecord, why: str) -> Internal:
 
 
 def sum_usage(records: Iterable[LedgerRecord]) -> list[UsageSum]:
-    """One exact sum for each key among the records. Raises ``Internal`` for a segment that ``usage_key`` refuses or too large to sum.
+    """One exact sum for each key among the records.
 
-    An attempt is counted where its segment 0 is, so that counts add up over months as the amounts do.
+    Raises ``Internal`` for a segment that ``usage_key`` refuses, and for one that is too large to be summed. An attempt is counted where its segment 0 is, so that counts add up over months as the amounts do.
     """
     sums: dict[UsageKey, list[int]] = {}
     for record in records:
