@@ -66,7 +66,8 @@ def _bad(record: LedgerRecord, why: str) -> Internal:
 def sum_usage(records: Iterable[LedgerRecord]) -> list[UsageSum]:
     """One exact sum for each key among the records.
 
-    Raises ``Internal`` for a segment that ``usage_key`` refuses, and for one that is too large to be summed. An attempt is counted where its segment 0 is, so that counts add up over months as the amounts do.
+    Raises ``Internal`` for a segment that ``usage_key`` refuses, and for one that is too large to be summed. Only what was
+    metered is counted, and an attempt where its segment 0 is, so that counts add up over months as the amounts do.
     """
     sums: dict[UsageKey, list[int]] = {}
     for record in records:
