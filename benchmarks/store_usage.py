@@ -1,7 +1,7 @@
 """How fast a large ledger is written and summed: ``python -m benchmarks.store_usage``.
 
-The ledger is of 50 institutions with 20 users each, in six pools, over twelve months, in commits of 2,000 records; one record in fifty
-takes an older one back. The last line is JSON.
+The ledger is of 50 institutions with 20 users each, in six pools, over twelve months, in commits of 2,000 records; one
+record in fifty takes an older one back. The last line is JSON.
 """
 
 from __future__ import annotations
