@@ -18,6 +18,7 @@ from suanli.cli.output import Column, Output, output_option_of, short_name, to_d
 from suanli.cli.reports import FILE_FORMS, FORMS, Field, report_options, target, writer_of
 from suanli.cli.runtime import Link, connected, pages
 from suanli.cli.values import Instant
+from suanli.cli.verify import verify
 
 Record = usage_pb2.LedgerRecord
 MAX_RECORDS = 1_000_000
@@ -50,6 +51,9 @@ def ledger() -> None:
 
     'suanli ledger --job JOB' is short for 'suanli ledger list --job JOB'.
     """
+
+
+ledger.add_command(verify)
 
 
 @ledger.command("list")
