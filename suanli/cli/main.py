@@ -35,6 +35,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     "Usage": {
         "usage": "suanli.cli.usage:usage",
         "ledger": "suanli.cli.ledger:ledger",
+        "statement": "suanli.cli.statement:statement",
         "price": "suanli.cli.price:price",
     },
     "Places": {

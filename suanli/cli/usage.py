@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -19,9 +18,7 @@ from suanli.cli.output import Output, output_option_of, plain_output
 from suanli.cli.reports import FILE_FORMS, FORMS, report_options, target, writer_of
 from suanli.cli.runtime import Link, connected
 from suanli.cli.usage_rows import Shown, dimension_name, sorted_rows, total_row
-from suanli.cli.values import Dimensions, Instant
-
-_MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])", re.ASCII)
+from suanli.cli.values import Dimensions, Instant, Month
 
 
 @click.group(cls=DefaultGroup, default="show")
@@ -146,13 +143,6 @@ def _print(data: dict[str, Any], out: Output, file: Path | None) -> None:
         stream.write(text.encode())
 
 
-def _month(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
-    del ctx, parameter
-    if value and _MONTH.fullmatch(value) is None:
-        raise click.BadParameter(f"{value!r} is no month; write it as in 2026-10.")
-    return value
-
-
 @usage.command()
 @click.option(
     "--format", "form", type=click.Choice(["focus"]), default="focus", show_default=True, help="FOCUS 1.4, CSV."
@@ -162,13 +152,11 @@ def _month(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
     "--from",
     "from_month",
     default="",
-    callback=_month,
+    type=Month(),
     metavar="MONTH",
     help="The first. Default: the newest with use.",
 )
-@click.option(
-    "--to", "to_month", default="", callback=_month, metavar="MONTH", help="The last. Default: only the first."
-)
+@click.option("--to", "to_month", default="", type=Month(), metavar="MONTH", help="The last. Default: only the first.")
 @report_options
 @connected
 async def export(link: Link, form: str, institution: str, from_month: str, to_month: str, file: Path | None) -> None:
