@@ -17,18 +17,18 @@ FIRST = b""
 """The hash before the first record."""
 _HASH = len(LedgerRecord._fields) - 1
 assert LedgerRecord._fields[-1] == "hash"
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def hash_of(before: bytes, record: LedgerRecord) -> bytes:
     """SHA-256 over the hash before and the record's other fields in their order, as a JSON list without spaces, ASCII only."""
-    text = json.dumps(record[:_HASH], separators=(",", ":"))
-    return hashlib.sha256(before + text.encode()).digest()
+    return hashlib.sha256(before + _encode(record[:_HASH]).encode()).digest()
 
 
 def digest_of(sums: Iterable[Sequence[Any]]) -> bytes:
     """SHA-256 over sums of an accounting month (a key and its figures each), as a sorted JSON list without spaces, ASCII only."""
     rows = sorted([*key, *map(str, figures)] for key, *figures in sums)
-    return hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).digest()
+    return hashlib.sha256(_encode(rows).encode()).digest()
 
 
 def chained(before: bytes, record: LedgerRecord) -> LedgerRecord:

@@ -176,6 +176,11 @@ class PriceBook:
     def __bool__(self) -> bool:
         return bool(self._lists)
 
+    @cached_property
+    def credited(self) -> frozenset[AttemptOutcome]:
+        """The outcomes that any of the lists credits."""
+        return frozenset().union(*(each.credited for each in self._lists.values()))
+
     @property
     def newest(self) -> PriceList | None:
         """The highest version."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from scheduler.metering.prices import PriceBook, PriceList
 
@@ -18,13 +19,23 @@ def _at(time_ms: int) -> datetime:
 
 def month_of(time_ms: int) -> str:
     """The UTC calendar month an instant lies in, as in "2026-10"."""
-    at = _at(time_ms)
+    return _month_of_day(time_ms // DAY_MS)
+
+
+@lru_cache(maxsize=4096)
+def _month_of_day(day: int) -> str:
+    at = _at(day * DAY_MS)
     return f"{at.year:04d}-{at.month:02d}"
 
 
 def day_of(time_ms: int) -> str:
     """The UTC day an instant lies in, as in "2026-10-09"."""
-    return _at(time_ms).date().isoformat()
+    return _day_text(time_ms // DAY_MS)
+
+
+@lru_cache(maxsize=4096)
+def _day_text(day: int) -> str:
+    return _at(day * DAY_MS).date().isoformat()
 
 
 def month_start_ms(month: str) -> int:

@@ -40,7 +40,7 @@ def post_release(state: State, attempt: Attempt) -> None:
         _take_back_excess(state, attempt)
     else:
         post_until(state, attempt, attempt.end_ms)
-    if attempt.outcome is not None:
+    if attempt.outcome is not None and attempt.outcome in state.metering.prices.credited:
         _credit(state, attempt, attempt.outcome)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from scheduler.domain.errors import Internal
 from scheduler.domain.records import LedgerRecord
 from scheduler.service.ports import DaySum, LedgerQuery, UsageKey, UsageQuery, UsageSum
-from scheduler.store.rollup import grouped_fields, is_asked, record_is_asked, reduced, sum_days, sum_usage
+from scheduler.service.sums import grouped_fields, is_asked, record_is_asked, reduced, sum_days, sum_usage
 
 
 class Sequences:

@@ -10,8 +10,8 @@ from sqlalchemy import ColumnElement, Connection, Integer, Text, func, literal_c
 
 from scheduler.domain.records import AttemptRecord, BudgetNoticeRecord, LedgerRecord, PriceListRecord
 from scheduler.service.ports import DaySum, LedgerQuery, UsageKey, UsageQuery, UsageSum
+from scheduler.service.sums import grouped_fields, record_is_asked
 from scheduler.store.queries import chunks, records_of
-from scheduler.store.rollup import grouped_fields, record_is_asked
 from scheduler.store.schema import (
     ATTEMPTS,
     BUDGET_NOTICES,

@@ -45,13 +45,13 @@ from scheduler.service.ports import (
     UsageQuery,
     UsageSum,
 )
+from scheduler.service.sums import sum_days, sum_usage
 from scheduler.store import queries, queries_metering, schema
 from scheduler.store.counters import Counters, counters_of
 from scheduler.store.engines import open_engines
 from scheduler.store.failures import translated
 from scheduler.store.lease import POSTGRES_NOW_MS, SQLITE_NOW_MS, FileLock, Lease, deposed
 from scheduler.store.migrate import migrate
-from scheduler.store.rollup import sum_days, sum_usage
 from scheduler.store.statements import Statements, parts
 
 REQUESTS_LOADED = 200_000

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import date
-from functools import lru_cache
 
 from scheduler.domain.errors import Internal, InvalidArgument
 from scheduler.domain.records import LedgerRecord
 from scheduler.domain.states import EntryKind
-from scheduler.metering.segments import month_of
+from scheduler.metering.segments import day_of, month_of, segments
 from scheduler.service.ports import DaySum, LedgerQuery, UsageKey, UsageQuery, UsageSum
 
-_DAY_MS = 86_400_000
-_FIRST_DAY = date(1970, 1, 1).toordinal()
 _USAGE, _CREDIT = int(EntryKind.USAGE), int(EntryKind.CREDIT)
 # A key's fields where they are summed over.
 EMPTY_KEY = UsageKey("", "", "", "", "", "", "", "", 0, 0, 0, "", 0, 0, 0)
@@ -22,22 +18,10 @@ EMPTY_KEY = UsageKey("", "", "", "", "", "", "", "", 0, 0, 0, "", 0, 0, 0)
 _LARGEST = 1 << 80
 
 
-@lru_cache(maxsize=1024)
-def _month_of_day(day: int) -> str:
-    return month_of(day * _DAY_MS)
-
-
-@lru_cache(maxsize=1024)
-def _day_text(day: int) -> str:
-    return str(date.fromordinal(_FIRST_DAY + day))
-
-
 def usage_key(record: LedgerRecord) -> UsageKey:
     """The sum a segment belongs to. Raises ``Internal`` for one that ends before it starts or lies in two months."""
-    month = _month_of_day(record.start_ms // _DAY_MS)
-    if record.end_ms < record.start_ms or (
-        record.end_ms > record.start_ms and _month_of_day((record.end_ms - 1) // _DAY_MS) != month
-    ):
+    month = month_of(record.start_ms)
+    if record.end_ms < record.start_ms or (record.end_ms > record.start_ms and month_of(record.end_ms - 1) != month):
         raise _bad(record, "is not within one UTC month")
     return UsageKey(
         record.institution,
@@ -98,15 +82,11 @@ def sum_days(records: Iterable[LedgerRecord]) -> list[DaySum]:
     for record in records:
         if record.kind == _CREDIT:
             continue
-        start_ms = record.start_ms
-        while start_ms < record.end_ms:
-            day = start_ms // _DAY_MS
-            end_ms = min(record.end_ms, (day + 1) * _DAY_MS)
-            into = sums.setdefault((_day_text(day), record.institution, record.region, record.pool), [0, 0, 0])
+        for start_ms, end_ms in segments(record.start_ms, record.end_ms):
+            into = sums.setdefault((day_of(start_ms), record.institution, record.region, record.pool), [0, 0, 0])
             into[0] += record.cpu_milli * (end_ms - start_ms)
             into[1] += record.memory_mib * (end_ms - start_ms)
             into[2] += record.gpu_milli * (end_ms - start_ms)
-            start_ms = end_ms
     return [DaySum(*key, *into) for key, into in sums.items()]
 
 
