@@ -6,12 +6,13 @@ import asyncio
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from scheduler.api.http import HttpServer
@@ -34,6 +35,7 @@ from scheduler.service.ports import LedgerQuery
 from scheduler.service.state import Settings
 from scheduler.store.sql import SqlStore
 from tests.integration import control_plane_tools as tools
+from tests.support.platform import free_port
 from tests.support.prometheus import Labels, Prometheus, Sample, prometheus
 from tests.unit.service.harness import CODEC, node, spec
 
@@ -56,11 +58,13 @@ class JumpingClock(WallClock):
 
 
 class Site:
-    """A control plane on SQLite with its /metrics, put together as its process does; each start listens on a port of its own."""
+    """A control plane on SQLite with its /metrics, put together as its process does; each start listens at its own address."""
 
     def __init__(self, folder: Path) -> None:
         self.url = f"sqlite:///{folder}/state.db"
         self.clock = JumpingClock()
+        self.ports = [free_port(), free_port()]
+        self.starts = 0
 
     async def start(self) -> None:
         metrics = Metrics()
@@ -74,22 +78,31 @@ class Site:
             return 200, await metrics.page(self.plane)
 
         self.http = HttpServer({"/metrics": page})
-        self.address = f"127.0.0.1:{await self.http.start('127.0.0.1', 0)}"
+        await self.http.start("127.0.0.1", self.ports[self.starts])
+        self.starts += 1
+
+    async def connect(self, held: dict[str, Any] | None = None, events: int = 0) -> tools.LiveAgent:
+        self.agent = agent = tools.LiveAgent(self.plane)
+        agent.held, agent.events, agent.reports = dict(held or {}), events, 1
+        await agent.hello()
+        await agent.session.receive(StateReport(agent.reports, agent.events, NODES, tuple(agent.held.values())))
+        return agent
 
     async def kill(self) -> None:
         await self.http.stop()
         await tools.kill(self.plane, self.store)
+        self.agent.listening.cancel()
 
     async def ledger(self) -> list[LedgerRecord]:
         return await self.plane.ledger(LedgerQuery(limit=100_000))
 
 
-def scrape_config(address: str) -> dict[str, Any]:
+def scrape_config(ports: list[int]) -> dict[str, Any]:
     """As the documentation says, but more often and without rules."""
     blocks = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     (job,) = next(found for found in map(yaml.safe_load, blocks) if "scrape_configs" in found)["scrape_configs"]
     job |= {"scrape_interval": f"{SCRAPE_MS}ms", "scrape_timeout": f"{SCRAPE_MS}ms"}
-    job["static_configs"] = [{"targets": [address]}]
+    job["static_configs"] = [{"targets": [f"127.0.0.1:{port}" for port in ports]}]
     return {"scrape_configs": [job]}
 
 
@@ -146,49 +159,48 @@ class Watch:
 
         return float(await self.until(seen))
 
-    async def follow(self, site: Site) -> None:
-        """Scrape where the site listens now."""
-        self.server.write(scrape_config(site.address))
-        await asyncio.to_thread(self.server.reload)
-
 
 @contextmanager
 def watching(folder: Path, site: Site) -> Iterator[Watch]:
-    with prometheus(folder, scrape_config(site.address)) as server:
+    with prometheus(folder, scrape_config(site.ports)) as server:
         yield Watch(server)
 
 
-async def work(site: Site, agent: tools.LiveAgent, hours: int) -> None:
-    """Jobs of two institutions on both pools; they end one after another, the clock going on an uneven time between."""
+async def work(site: Site, agent: tools.LiveAgent, hours: int, watch: Watch | None = None) -> None:
+    """Jobs of two institutions on both pools; they end one after another, the clock going on an uneven time between.
+
+    With a watch, each end is seen by a scrape before the next.
+    """
     ids: list[str] = []
     for number, institution in enumerate(("north", "south", "north")):
         gpu = spec(institution, cpu=1_000 + 500 * number, memory=700 + number, gpu=500 * 2**number)
         plain = spec(institution, cpu=333, memory=64)
         ids += (await site.plane.submit(tools.make(gpu, plain, user=f"{institution}-user"))).job_ids
     await tools.until(lambda: set(ids) <= set(agent.held))
-    for job_id in ids:
+    for done, job_id in enumerate(ids, 1):
         site.clock.ahead_ms += hours * HOUR_MS // len(ids) + 12_345
         await agent.finish(job_id)
-    await tools.until(lambda: not set(ids) & set(site.plane.engine.state.jobs))
+        await tools.until(lambda ended=ids[:done]: not set(ended) & set(site.plane.engine.state.jobs))
+        if watch is not None:
+            await watch.has_seen((await site.ledger())[-1].sequence)
 
 
-async def connected(site: Site, held: dict[str, Any] | None = None, events: int = 0) -> tools.LiveAgent:
-    agent = tools.LiveAgent(site.plane)
-    agent.held, agent.events = dict(held or {}), events
-    await agent.hello()
-    agent.reports += 1
-    await agent.session.receive(StateReport(agent.reports, agent.events, NODES, tuple(agent.held.values())))
-    return agent
-
-
-async def test_what_prometheus_stores_is_the_ledger_at_every_scrape_and_over_a_kill(tmp_path: Path) -> None:
-    site = Site(tmp_path)
-    await site.start()
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    """With two institutions, prices, and an agent with nodes in two pools."""
+    one = Site(tmp_path)
+    await one.start()
     for name in ("north", "south"):
-        await site.plane.put_institution(InstitutionRecord(name, "", 1000, "", 0), "op")
-    await site.plane.put_price_list(PriceListDraft(PRICES, read_prices(PRICES)), "fin")
-    tenants.ensure_region(site.plane.engine.state, "east")
-    agent = await connected(site)
+        await one.plane.put_institution(InstitutionRecord(name, "", 1000, "", 0), "op")
+    await one.plane.put_price_list(PriceListDraft(PRICES, read_prices(PRICES)), "fin")
+    tenants.ensure_region(one.plane.engine.state, "east")
+    await one.connect()
+    yield one
+    await one.kill()
+
+
+async def test_what_prometheus_stores_is_the_ledger_at_every_scrape_and_over_a_kill(site: Site, tmp_path: Path) -> None:
+    agent = site.agent
     with watching(tmp_path, site) as watch:
         # Two institutions on two pools are there, at zero, before anything is used.
         zeros = await watch.until(lambda: len(found := watch.server.query(names.USAGE_CPU)) == 4 and found)
@@ -203,19 +215,15 @@ async def test_what_prometheus_stores_is_the_ledger_at_every_scrape_and_over_a_k
         await tools.until(lambda: long_job in agent.held)
         await check_instant(site, watch)
         await site.kill()
-        agent.listening.cancel()
         await site.start()
-        await watch.follow(site)
-        agent = await connected(site, agent.held, agent.events)
-        await work(site, agent, hours=40)
+        agent = await site.connect(agent.held, agent.events)
+        await work(site, agent, hours=40, watch=watch)
         await agent.finish(long_job)
         await tools.until(lambda: long_job not in site.plane.engine.state.jobs)
         ended = await check_instant(site, watch)
         await check_every_scrape(site, watch)
         await check_increase(site, watch, began, ended)
         assert len(await watch.query("count_over_time(up{job='suanli'}[10m])")) == 2
-    await site.kill()
-    agent.listening.cancel()
 
 
 async def check_instant(site: Site, watch: Watch) -> float:
@@ -236,7 +244,7 @@ async def check_every_scrape(site: Site, watch: Watch) -> None:
     expected = list(sums_of(records, site.plane.price_book()))
     (sequences,) = (await watch.stored(names.LEDGER_LAST_SEQUENCE)).values()
     newest = {sample.at: int(sample.value) for sample in sequences}
-    assert len(set(newest.values())) > 2, "the ledger was never seen between its beginning and its end"
+    assert len(set(newest.values())) > 5, "the ledger was not seen while it grew"
     for name in COUNTERS:
         stored = await watch.stored(name)
         for key, samples in stored.items():
