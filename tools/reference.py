@@ -196,7 +196,9 @@ def permissions() -> str:
         services[service].append((f"`{call}`", *scopes))
     for service, rows in services.items():
         parts.append(f"\n## {service.rpartition('.')[2]}\n\n{table(heads, rows)}")
-    parts.append("\n¹ A finance officer of no institution reads those of every institution.\n")
+    parts.append(
+        "\n¹ A finance officer of no institution is the platform's: for any institution here, prices included.\n"
+    )
     return "".join(parts)
 
 

@@ -92,6 +92,8 @@ PERMISSIONS: Mapping[str, _Row] = {
     "suanli.v1.UsageService/StreamLedger": _ACCOUNTANTS,
     "suanli.v1.UsageService/ExportUsage": _ACCOUNTANTS,
     "suanli.v1.UsageService/GetStatement": _ACCOUNTANTS,
+    # It tells of everybody's records. Of the finance officers, those of no institution.
+    "suanli.v1.UsageService/VerifyLedger": _OPERATORS,
 }
 
 # These need no key: the first takes a single-use token instead.
@@ -106,6 +108,7 @@ PLATFORM_FINANCE = frozenset(
         "suanli.v1.UsageService/ListLedger",
         "suanli.v1.UsageService/PutPriceList",
         "suanli.v1.UsageService/StreamLedger",
+        "suanli.v1.UsageService/VerifyLedger",
         "suanli.v1.UsageService/ExportUsage",
         "suanli.v1.UsageService/GetStatement",
     }

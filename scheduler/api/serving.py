@@ -22,6 +22,7 @@ from scheduler.api.prices import PriceApi
 from scheduler.api.regions import RegionApi
 from scheduler.api.statements import StatementApi
 from scheduler.api.usage import UsageApi
+from scheduler.api.verification import VerificationApi
 from scheduler.catalog.catalogue import Catalogue
 from scheduler.service.contract import Service
 from scheduler.wire.spec import SpecCodec
@@ -86,6 +87,7 @@ class ApiServer:
             PriceApi(service, codec),
             StatementApi(service),
             ExportApi(service),
+            VerificationApi(service),
         )
         self.grpc = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CONCURRENT_RPCS)
         self._gate = Gate(service, observer)

@@ -31,11 +31,15 @@ _DECIMAL = re.compile(r"[-+]?[0-9]+\.[0-9]*")
 
 @dataclass(frozen=True, slots=True)
 class DocumentForm:
-    """A kind of document: the first word of all its paths, the reason of errors in its YAML, and what to say when it is no mapping."""
+    """A kind of document.
+
+    ``root``: the first word of all its paths; ``no_mapping``: what to say when it is none; ``unreadable``: the error for what is wrong with
+    its YAML, given the place (" (line 1, column 2)" or empty) and a sentence.
+    """
 
     root: str
-    reason: str
     no_mapping: str
+    unreadable: Callable[[str, str], InvalidArgument]
 
     def read(self, text: str, parse: Callable[[Mapping[str, Any]], T]) -> tuple[Mapping[str, Any], T]:
         """The document and what ``parse`` makes of it. ``InvalidArgument`` says where it is wrong: path, line and column.
@@ -139,7 +143,7 @@ class DocumentForm:
 
     def _refuse_at(self, mark: Any, sentence: str) -> NoReturn:
         where = "" if mark is None else f" (line {mark.line + 1}, column {mark.column + 1})"
-        raise InvalidArgument(f"{self.root}{where}: {sentence}", reason=self.reason, field=self.root)
+        raise self.unreadable(where, sentence)
 
 
 def _into(node: yaml.Node, path: str, step: re.Match[str]) -> tuple[yaml.Node | None, yaml.Mark | None, int]:

@@ -30,7 +30,8 @@ from scheduler.metering.segments import DAY_MS, day_of, month_start_ms, next_mon
 VERSION: Final = "1.4"
 PLACES: Final = 10
 """Digits after the point of costs."""
-QUANTITY_PLACES: Final = 14
+QUANTITY_PLACES: Final = 18
+"""Of quantities: enough that any price times the quantity is the cost to ten digits, as the specification wants."""
 NO_CURRENCY: Final = "XXX"
 """ISO 4217: no currency is involved."""
 ROUNDING: Final = "Rounding to the minor unit"

@@ -21,8 +21,12 @@ FREE: Final = "free"
 """An allowance. No record is one: it follows from all of a month's."""
 
 
+CHARGES: Final = (USAGE, CORRECTION, CREDIT, FREE)
+"""In the order of a statement's lines, which are numbered by this and then by their keys, from 1."""
+
+
 class LineKey(NamedTuple):
-    """Which line of the accounting month's statement of its institution something is on; lines are numbered in this order, from 1."""
+    """Which line of the accounting month's statement of its institution something is on."""
 
     charge: str
     project: str

@@ -8,10 +8,16 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from scheduler.domain.document_text import DocumentForm
+from scheduler.domain.errors import InvalidArgument
 from scheduler.metering.price_document import ROOT, dump, parse
 from scheduler.metering.prices import PriceList
 
-_FORM = DocumentForm(ROOT, "PRICES_UNREADABLE", "a price list is written as names and values, as in 'currency: CNY'.")
+
+def _unreadable(place: str, sentence: str) -> InvalidArgument:
+    return InvalidArgument(f"{ROOT}{place}: {sentence}", reason="PRICES_UNREADABLE", field=ROOT)
+
+
+_FORM = DocumentForm(ROOT, "a price list is written as names and values, as in 'currency: CNY'.", _unreadable)
 
 
 class PriceText(NamedTuple):

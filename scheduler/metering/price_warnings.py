@@ -43,9 +43,9 @@ def warnings(
 def _of_windows(prices: PriceList, before: PriceBook, now_ms: int) -> Iterator[str]:
     after = before.with_list(prices)
     in_force = {one.version for _, _, one in after.windows(now_ms, NO_END) if one is not None}
-    told = set()
+    told: set[int] = set()
     for start_ms, _, one in before.windows(now_ms, NO_END):
-        if one is not None and start_ms > now_ms and one.version not in in_force and one.version not in told:
+        if one is not None and one.from_ms > now_ms and one.version not in in_force | told:
             told.add(one.version)
             yield (
                 f"prices: version {one.version}, which was to be in force from {instant_text(start_ms)} on, never will "

@@ -16,6 +16,7 @@ from scheduler.domain.errors import FailedPrecondition, Internal
 from scheduler.domain.states import EntryKind
 from scheduler.metering.allowances import FreeKey, MonthlyUse, closing_list, free_of_period, rounded_to_odd
 from scheduler.metering.lines import (
+    CHARGES,
     CREDIT,
     FREE,
     RESOURCES,
@@ -262,9 +263,8 @@ def build_statement(
         before.add(one)
     lines = [_line(key, cost, book) for key, cost in ledger.costs.items() if cost.quantity_ms]
     lines += _free_lines(heading.institution, ledger, before)
-    numbered = tuple(
-        line._replace(number=number) for number, line in enumerate(sorted(lines, key=lambda line: line.key), 1)
-    )
+    lines.sort(key=lambda line: (CHARGES.index(line.key.charge), line.key))
+    numbered = tuple(line._replace(number=number) for number, line in enumerate(lines, 1))
     for line in numbered:
         if line.key.charge != FREE:
             ledger.projects[line.key.project].amount_minor += line.amount_minor

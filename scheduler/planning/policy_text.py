@@ -6,10 +6,16 @@ import json
 from typing import NamedTuple
 
 from scheduler.domain.document_text import DocumentForm
+from scheduler.domain.errors import InvalidArgument
 from scheduler.planning.policy import Policy
 from scheduler.planning.policy_document import ROOT, dump, parse, preset_of
 
-_FORM = DocumentForm(ROOT, "POLICY_UNREADABLE", "a policy is written as names and values, as in 'preset: fair'.")
+
+def _unreadable(place: str, sentence: str) -> InvalidArgument:
+    return InvalidArgument(f"{ROOT}{place}: {sentence}", reason="POLICY_UNREADABLE", field=ROOT)
+
+
+_FORM = DocumentForm(ROOT, "a policy is written as names and values, as in 'preset: fair'.", _unreadable)
 
 
 class PolicyText(NamedTuple):

@@ -157,11 +157,15 @@ class PriceListPut(NamedTuple):
 
 
 class CostEstimates(NamedTuple):
-    """What a job would cost in each place where it could run, the dearest first; in no currency ("") before any list was put."""
+    """What a job would cost in each place where it could run, the dearest first; in no currency ("") before any list was put.
+
+    ``not_covered``: why its budgets could never cover it, or empty.
+    """
 
     places: list[PlaceCost]
     currency: str
     digits: int
+    not_covered: str = ""
 
 
 class Usage(NamedTuple):

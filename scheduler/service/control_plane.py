@@ -354,9 +354,16 @@ class ControlPlane(Administration, Accounting):
 
     async def estimate(self, spec: JobSpec, user: str) -> CostEstimates:
         """See ``Service.estimate``."""
-        await self._check_spec(spec, user, "job")
+        not_covered = ""
+        try:
+            await self._check_spec(spec, user, "job")
+        except FailedPrecondition as error:
+            if error.reason != "BUDGET_EXCEEDED":
+                raise
+            not_covered = error.message
         engine = self.engine
-        return await self._change(lambda: estimate_job(engine.state, engine.policy, spec, user))
+        found = await self._change(lambda: estimate_job(engine.state, engine.policy, spec, user))
+        return found._replace(not_covered=not_covered)
 
     async def _check_spec(self, spec: JobSpec, user: str, field: str) -> None:
         try:

@@ -149,27 +149,34 @@ NODES = _table(
     ForeignKeyConstraint(["region"], ["regions.region"], name="nodes_region"),
 )
 
-# A sum may pass 64 bits, so each is kept in two columns: value = *_high × SUM_BASE + *_low, 0 <= *_low < SUM_BASE, with *_high below zero
-# where the value is. The base is small enough that the low halves of thousands of millions of rows are added within 64 bits, too.
+# A sum may pass 64 bits, so each is kept in two columns: value = *_high × SUM_BASE + *_low, 0 <= *_low < SUM_BASE, with
+# *_high below zero where the value is. The base is small enough that the low halves of thousands of millions of rows are
+# added within 64 bits, too.
 SUM_BASE = 10**9
 DAY_SUMS = ("cpu_milli_ms", "memory_mib_ms", "gpu_milli_ms")
 SUMS = (*DAY_SUMS, "cpu_used_milli_ms", "memory_peak_mib_ms", "gpu_used_milli_ms")
 
 
-def _rollup(name: str, key: list[Column[Any]], sums: Sequence[str], counts: Sequence[str]) -> Table:
+def _rollup(
+    name: str, key: list[Column[Any]], sums: Sequence[str], counts: Sequence[str], first: Sequence[str] = ()
+) -> Table:
+    """A table of sums; ``first`` are the fields of the key by which its rows are ordered first."""
+    order = sorted((column.name for column in key), key=lambda name: name not in first)
     return Table(
         name,
         METADATA,
         *key,
         *(Column(f"{name}_{part}", INT, nullable=False) for name in sums for part in ("high", "low")),
         *(Column(name, INT, nullable=False) for name in counts),
-        PrimaryKeyConstraint(*(column.name for column in key), name=f"{name}_pkey"),
+        PrimaryKeyConstraint(*order, name=f"{name}_pkey"),
         sqlite_with_rowid=False,
     )
 
 
 COUNTS = ("segments", "attempts")
-USAGE = _rollup("usage_by_month", columns_of(UsageKey), SUMS, COUNTS)
+# What costs are reckoned by comes first: SQLite then sums row after row, and need not sort them.
+COSTED = ("institution", "kind", "price_list", "rate", "discount_bp")
+USAGE = _rollup("usage_by_month", columns_of(UsageKey), SUMS, COUNTS, first=COSTED)
 DAYS = _rollup("usage_by_day", columns_of(DaySum)[: -len(DAY_SUMS)], DAY_SUMS, ())
 # One row: who may write, and the last value of every counter. Each commit changes it first, which makes it the fence.
 LEADER = Table(

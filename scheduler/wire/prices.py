@@ -47,7 +47,8 @@ def estimates_to_proto(found: CostEstimates) -> prices_pb2.EstimateCostResponse:
         currency=found.currency,
         currency_digits=found.digits,
         cost_units_per_minor=str(COST_UNITS_PER_MINOR),
-        covered=True,
+        covered=not found.not_covered,
+        message=found.not_covered,
     )
 
 

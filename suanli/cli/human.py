@@ -121,6 +121,26 @@ def unit_hours(unit_ms: str, units: int = 1000) -> str:
         return f"{hours.quantize(places, ROUND_HALF_EVEN):,}"
 
 
+def ratio(part: str, whole: str) -> Decimal | None:
+    """The quotient of two exact numbers in decimal strings, to four places; None when the whole is nothing."""
+    if not int(whole or 0):
+        return None
+    return (Decimal(part or "0") / Decimal(whole)).quantize(Decimal("0.0001"), ROUND_HALF_EVEN)
+
+
+def per_cent(part: str, whole: str) -> str:
+    """``61.5 %``; empty when the whole is nothing."""
+    found = ratio(part, whole)
+    return "" if found is None else f"{(found * 100).quantize(Decimal('0.1'), ROUND_HALF_EVEN)} %"
+
+
+def quotient(number: str, divisor: int, places: int) -> Decimal:
+    """A decimal string of any length by a divisor, rounded half to even once."""
+    with localcontext() as context:
+        context.prec = len(number) + len(str(divisor)) + places + 20
+        return (Decimal(number or "0") / divisor).quantize(Decimal(1).scaleb(-places), ROUND_HALF_EVEN)
+
+
 def parse_instant(text: str, now: int) -> int:
     """Milliseconds of ``2026-10``, ``2026-10-01``, ``2026-10-01T08:30Z`` or ``7d`` (ago); UTC unless it says.
 

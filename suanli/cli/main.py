@@ -34,7 +34,8 @@ SECTIONS: dict[str, dict[str, str]] = {
     },
     "Usage": {
         "usage": "suanli.cli.usage:usage",
-        "ledger": "suanli.cli.usage:ledger",
+        "ledger": "suanli.cli.ledger:ledger",
+        "statement": "suanli.cli.statement:statement",
         "price": "suanli.cli.price:price",
     },
     "Places": {

@@ -1,7 +1,7 @@
 """What commands print: tables for people; JSON and YAML for programs, with the field names of the protos.
 
 In data, integers are integers, instants are milliseconds since 1970 UTC, enum values go by their short names
-("RUNNING"; null when unspecified) and unset messages are null. Only results go to stdout; notes and errors go to
+("RUNNING"; null when unspecified), hashes are hexadecimal and unset messages are null. Only results go to stdout; notes and errors go to
 stderr.
 """
 
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast, get_args
 
 import click
 import yaml
@@ -28,7 +28,7 @@ from rich.text import Text
 
 from suanli.cli.human import one_line, safe
 
-Form = Literal["table", "json", "yaml"]
+Form = Literal["table", "json", "yaml", "csv", "parquet"]
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 _PIPE_WIDTH = 10_000
@@ -159,22 +159,27 @@ class Output:
 
 def output_option(function: F) -> F:
     """Add ``-o table|json|yaml``; the command gets ``out``, an ``Output``."""
+    return output_option_of(get_args(Form)[:3])(function)
+
+
+def output_option_of(forms: Sequence[str]) -> Callable[[F], F]:
+    """The same with other forms; those beyond table, JSON and YAML are the command's to write."""
 
     def read(ctx: click.Context, parameter: click.Parameter, value: str) -> Output:
         del parameter
         return Output(cast(Form, value), color=_wants_color(ctx))
 
-    option = click.option(
+    beyond = ", ".join(form.upper() if form == "csv" else form.title() for form in forms[3:])
+    return click.option(
         "-o",
         "--output",
         "out",
-        type=click.Choice(["table", "json", "yaml"]),
+        type=click.Choice(forms),
         default="table",
         show_default=True,
         callback=read,
-        help="How to print: a table for people, JSON or YAML for programs.",
+        help=f"How to print: a table for people, JSON{', ' if beyond else ' or '}YAML{f', {beyond}' if beyond else ''} for programs.",
     )
-    return option(function)
 
 
 def plain_output() -> Output:
@@ -265,7 +270,7 @@ def _single(field: Any, value: Any) -> Any:
     if field.enum_type is not None:
         return short_name(field.enum_type, value)
     if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
+        return value.hex() if field.name.endswith(("hash", "digest")) else value.decode("utf-8", "replace")
     return value
 
 

@@ -198,6 +198,8 @@ async def estimate(link: Link, /, path: str | None, out: Output, **flags: Any) -
     for one in answer.estimates if answer.currency else ():
         if one.unpriced:
             out.note(f"No price applies to it in {one.pool}; there it costs nothing.")
+    if not answer.covered:
+        out.note(f"It would be refused: {answer.message}")
 
 
 def _estimate_columns(answer: prices_pb2.EstimateCostResponse) -> list[Column[prices_pb2.CostEstimate]]:

@@ -20,6 +20,7 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from suanli.cli import exits, human
+from suanli.cli.groups import DefaultGroup
 from suanli.cli.history import Exported, check_folder, fetched, write
 from suanli.cli.output import Column, Output, output_option
 from suanli.cli.runtime import Failure, Link, connected
@@ -33,17 +34,7 @@ _PATIENCE_S = 10.0
 _LAST_WORDS = 4096
 
 
-class _RunByDefault(click.Group):
-    """``suanli simulate --from ...`` is ``suanli simulate run --from ...``."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put the name in where options stand first."""
-        if args and args[0].startswith("-") and args[0] not in ctx.help_option_names:
-            args = ["run", *args]
-        return super().parse_args(ctx, args)
-
-
-@click.group(cls=_RunByDefault)
+@click.group(cls=DefaultGroup, default="run", bare=False)
 def simulate() -> None:
     """Try a policy, another fleet or more load on what really happened, before anything is changed.
 

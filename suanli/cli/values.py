@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NoReturn
 
 import click
@@ -12,6 +13,7 @@ from suanli.cli import human
 from suanli.errors import InvalidArgument
 
 MAX_AMOUNT = 1 << 53
+_MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])", re.ASCII)
 
 
 class _Amount(click.ParamType[Any]):
@@ -112,6 +114,18 @@ class Instant(click.ParamType[Any]):
             return human.parse_instant(str(value), human.now_ms())
         except (ValueError, OverflowError) as error:
             _fail(self, str(error), param, ctx)
+
+
+class Month(click.ParamType[Any]):
+    """An accounting month, ``2026-10``; empty for none."""
+
+    name = "month"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Read ``value``."""
+        if value and _MONTH.fullmatch(str(value)) is None:
+            _fail(self, f"{value!r} is no month; write it as in 2026-10.", param, ctx)
+        return str(value)
 
 
 class Pair(click.ParamType[Any]):

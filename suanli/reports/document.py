@@ -40,6 +40,7 @@ from suanli.reports.document_text import (
     cell,
     draw,
     paragraph,
+    shortened,
     width_of,
 )
 from suanli.reports.sheet import Fact, LineRow, ProjectRow, Sheet
@@ -47,7 +48,7 @@ from suanli.reports.words import Language
 
 _MARGIN = 13 * mm
 _WIDTH = A4[0] - 2 * _MARGIN
-_TOP, _BOTTOM = 19 * mm, 17 * mm
+_FIRST_TOP, _TOP, _BOTTOM = 12 * mm, 19 * mm, 17 * mm
 _CHART_HEIGHT = 88.0
 _TITLE, _HEADING = 20.0, 10.5
 _GOOD, _WAIT = "#1f7a4d", "#a15c00"
@@ -55,7 +56,7 @@ _LEFT_LINE_COLUMNS = 6
 _LANGUAGES = {"en": "en-GB", "zh": "zh-CN"}
 # Widths of columns, in mm; each list adds up to the width between the margins, 184.
 _LINE_MM = (9, 13, 31, 21, 18, 22, 24, 10, 16, 10, 10)
-_PROJECT_MM = (36, 21, 21, 21, 21, 19, 21, 12, 12)
+_PROJECT_MM = (34, 21, 20, 21, 20, 19, 20, 16, 13)
 _RESOURCE_MM = (104, 40, 40)
 
 
@@ -73,10 +74,15 @@ def pdf(statement: statements_pb2.GetStatementResponse, language: Language = "en
         lang=_LANGUAGES[language],
         invariant=1,
     )
-    frame = Frame(_MARGIN, _BOTTOM, _WIDTH, A4[1] - _TOP - _BOTTOM, 0, 0, 0, 0)
-    template.addPageTemplates([PageTemplate("page", [frame])])
+    # The first page has its title where the others have a running head.
+    template.addPageTemplates([_page("first", _FIRST_TOP), _page("later", _TOP)])
     template.build(_story(sheet), canvasmaker=_numbering(sheet))
     return buffer.getvalue()
+
+
+def _page(name: str, top: float) -> PageTemplate:
+    frame = Frame(_MARGIN, _BOTTOM, _WIDTH, A4[1] - top - _BOTTOM, 0, 0, 0, 0)
+    return PageTemplate(name, [frame], autoNextPageTemplate="later")
 
 
 def _story(sheet: Sheet) -> list[Flowable]:
@@ -88,7 +94,7 @@ def _story(sheet: Sheet) -> list[Flowable]:
         story.append(KeepTogether([_heading(words("by_resource")), _resources(sheet)]))
     if sheet.projects:
         story += [CondPageBreak(30 * mm), _heading(words("projects")), _projects(sheet)]
-        story.append(paragraph(words("efficiency"), size=SMALL, color=chart.SOFT))
+        story += [Spacer(0, 3), paragraph(words("efficiency"), size=SMALL, color=chart.SOFT)]
     for panel in sheet.panels:
         shapes = chart.bars(panel.values, panel.color, _WIDTH, _CHART_HEIGHT)
         story.append(KeepTogether([_heading(panel.title), _drawing(shapes, _WIDTH, _CHART_HEIGHT)]))
@@ -118,7 +124,9 @@ class _Title(Flowable):  # type: ignore[misc]
         canvas.setFillColor(HexColor(chart.INK))
         draw(canvas, 0, 26, sheet.words("title"), BOLD, _TITLE)
         canvas.setFillColor(HexColor(chart.SOFT))
-        draw(canvas, 0, 10, f"{sheet.institution} · {sheet.statement.month}", PLAIN, _HEADING)
+        month = f" · {sheet.statement.month}"
+        room = _WIDTH - width_of(month, PLAIN, _HEADING)
+        draw(canvas, 0, 10, shortened(sheet.institution, room, PLAIN, _HEADING) + month, PLAIN, _HEADING)
         color = HexColor(_status_color(sheet))
         wide = width_of(sheet.status, BOLD, 9) + 18
         canvas.setStrokeColor(color)
@@ -137,7 +145,6 @@ def _status_color(sheet: Sheet) -> str:
 def _heading(text: str) -> Flowable:
     found = paragraph(text, font=BOLD, size=_HEADING)
     found.spaceBefore, found.spaceAfter = 13, 4
-    found.keepWithNext = 1
     return found
 
 
@@ -159,7 +166,7 @@ def _facts(facts: Iterable[Fact], name: float, value: float) -> Table:
 def _totals(sheet: Sheet, width: float) -> Table:
     wide = width - 34 * mm
     rows: list[list[Any]] = []
-    style: list[Any] = [*_body(), *_padding(PADDING, 2.2), ("ALIGN", (1, 0), (1, -1), "RIGHT")]
+    style: list[Any] = [*_body(headed=False), *_padding(PADDING, 2.2), ("ALIGN", (1, 0), (1, -1), "RIGHT")]
     for at, total in enumerate(sheet.totals):
         if total.strong:
             rows.append([Banner(total.name, wide, 10), total.amount])
@@ -273,15 +280,16 @@ def _head_cell(title: str, right: bool) -> Flowable:
     return paragraph(title, font=BOLD, size=SMALL, color=chart.SOFT, right=right)
 
 
-def _body(size: float = SIZE) -> list[Any]:
-    return [
+def _body(size: float = SIZE, *, headed: bool = True) -> list[Any]:
+    style: list[Any] = [
         ("FONT", (0, 0), (-1, -1), PLAIN, size),
         ("TEXTCOLOR", (0, 0), (-1, -1), HexColor(chart.INK)),
-        ("VALIGN", (0, 0), (-1, 0), "BOTTOM"),
-        ("VALIGN", (0, 1), (-1, -1), "TOP"),
-        ("LINEBELOW", (0, 0), (-1, 0), 0.8, HexColor(chart.INK)),
-        ("LINEBELOW", (0, 1), (-1, -1), 0.4, HexColor(chart.GRID)),
+        ("VALIGN", (0, 0), (-1, -1), "TOP"),
+        ("LINEBELOW", (0, int(headed)), (-1, -1), 0.4, HexColor(chart.GRID)),
     ]
+    if headed:
+        style += [("VALIGN", (0, 0), (-1, 0), "BOTTOM"), ("LINEBELOW", (0, 0), (-1, 0), 0.8, HexColor(chart.INK))]
+    return style
 
 
 def _padding(across: float, down: float) -> list[Any]:
@@ -339,6 +347,7 @@ def _margins(canvas: Canvas, sheet: Sheet, number: int, count: int) -> None:
     if number > 1:
         canvas.setFillColor(HexColor(chart.SOFT))
         name = f"{sheet.words('title')} {sheet.statement.number} · {sheet.institution}"
+        name = shortened(name, _WIDTH - 30 * mm, PLAIN, SMALL)
         draw(canvas, _MARGIN, A4[1] - 12 * mm, name, PLAIN, SMALL)
         canvas.setFillColor(HexColor(_status_color(sheet)))
         draw(canvas, right, A4[1] - 12 * mm, sheet.status, BOLD, SMALL, right=True)

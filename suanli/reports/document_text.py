@@ -91,7 +91,7 @@ class Banner(Flowable):  # type: ignore[misc]
     def __init__(self, text: str, width: float, size: float = SMALL) -> None:
         super().__init__()
         self._size = size
-        self._text = shortened(text, width, size)
+        self._text = shortened(text, width, BOLD, size)
 
     def wrap(self, available_width: float, available_height: float) -> tuple[float, float]:
         """As high as its line; it takes no width."""
@@ -104,11 +104,11 @@ class Banner(Flowable):  # type: ignore[misc]
         draw(self.canv, 0, self._size * (_LEADING - 1), self._text, BOLD, self._size)
 
 
-def shortened(text: str, width: float, size: float) -> str:
+def shortened(text: str, width: float, font: str, size: float) -> str:
     """The text, cut short with dots where it is wider than ``width``."""
-    if width_of(text, BOLD, size) <= width:
+    if width_of(text, font, size) <= width:
         return text
-    while text and width_of(f"{text}…", BOLD, size) > width:
+    while text and width_of(f"{text}…", font, size) > width:
         text = text[:-1]
     return f"{text}…"
 

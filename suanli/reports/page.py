@@ -13,6 +13,7 @@ from suanli.reports.words import Language
 
 _CHART_WIDTH, _CHART_HEIGHT = 540.0, 110.0
 _LEFT_LINE_COLUMNS = 6
+_FONTS = "system-ui, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
 _HTML_LANGUAGE = {"en": "en", "zh": "zh-CN"}
 
 
@@ -45,7 +46,7 @@ def _margins(sheet: Sheet) -> str:
     """What is printed above and below each page; the number is an identifier and needs no escape."""
     before, between, after = (part.strip() for part in sheet.words("page", "|", "|").split("|"))
     pages = f'"{before} " counter(page) " {between} " counter(pages) "{f" {after}" if after else ""}"'
-    font = "font: 8px system-ui, sans-serif; color: #5b6776;"
+    font = f"font: 8px {_FONTS}; color: #5b6776;"
     return (
         f'@page {{ @top-left {{ content: "{sheet.statement.number}"; {font} }} '
         f'@top-right {{ content: "{sheet.status}"; {font} }} '
@@ -82,7 +83,7 @@ def _resources(sheet: Sheet) -> str:
     rows = "".join(
         f"<tr><td>{escape(row.name)}</td>{_num(row.quantity)}{_num(row.amount)}</tr>" for row in sheet.resources
     )
-    heads = f"<th>{escape(words('by_resource'))}</th>{_num(words('held'), 'th')}{_num(words('amount'), 'th')}"
+    heads = f"<th>{escape(words('resource'))}</th>{_num(words('held'), 'th')}{_num(words('amount'), 'th')}"
     return f'<h2>{escape(words("by_resource"))}</h2><div class="scroll">{_table(heads, rows)}</div>'
 
 

@@ -17,7 +17,7 @@ from suanli.reports import chart, figures
 from suanli.reports.words import Language, Words
 
 CHARGES: Final = ("usage", "correction", "credit", "free")
-"""In the order in which people read them; numbers of lines follow another."""
+"""In the order of the lines."""
 _RESOURCES: Final = ("cpu", "memory", "gpu")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MIB_PER_GIB, _MILLI = 1024, 1000
@@ -231,9 +231,8 @@ class Sheet:
     def groups(self) -> list[Group]:
         """The lines by charge and project."""
         titles = {project.project: project.title for project in self.projects}
-        ordered = sorted(self.statement.lines, key=lambda line: (CHARGES.index(line.charge), line.project, line.number))
         groups = []
-        for (charge, project), lines in groupby(ordered, key=lambda line: (line.charge, line.project)):
+        for (charge, project), lines in groupby(self.statement.lines, key=lambda line: (line.charge, line.project)):
             found = list(lines)
             title = titles.get(project, "")
             whose = f"{project} ({title})" if title else project

@@ -14,7 +14,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine, select
+from sqlalchemy import create_engine, inspect, select
 
 from scheduler.domain.states import TERMINAL, AttemptState
 from scheduler.service.ports import CommitBatch, EventQuery, JobQuery, LedgerQuery, Store, UsageQuery
@@ -33,7 +33,11 @@ def test_the_migrations_build_the_tables_of_the_schema(sql_disk: Disk) -> None:
     with store._engines.read.connect() as connection:
         differences = compare_metadata(MigrationContext.configure(connection), schema.METADATA)
 
+        keys = {name: inspect(connection).get_pk_constraint(name) for name in schema.METADATA.tables}
+
     assert differences == []
+    for name, table in schema.METADATA.tables.items():
+        assert keys[name]["constrained_columns"] == [column.name for column in table.primary_key], name
 
 
 def test_every_list_of_a_commit_has_its_table() -> None:
@@ -110,9 +114,17 @@ QUESTIONS: dict[str, tuple[Callable[[Store], object], str]] = {
     ),
     "a page of the ledger": (lambda store: store.ledger_after(9, 9), "PRIMARY KEY"),
     "records of jobs": (lambda store: store.ledger_of(["a"]), "sqlite_autoindex_ledger_1"),
+    "an institution's job": (
+        lambda store: store.ledger(LedgerQuery(institution="a", job_id="b", period="c")),
+        "sqlite_autoindex_ledger_1",
+    ),
+    "some jobs' records": (lambda store: store.ledger_of(["a", "b"]), "sqlite_autoindex_ledger_1"),
+    "what budgets have spent": (lambda store: store.budget_spending(), "budget_spending"),
     "a page of attempts": (lambda store: store.attempts_after(9, 1, 9), "PRIMARY KEY"),
     "every sum": (lambda store: store.usage_sums(UsageQuery()), "usage_by_month"),
     "a tenant's sums": (lambda store: store.usage_sums(UsageQuery("a", "b", period="c")), "PRIMARY KEY"),
+    "costs": (lambda store: store.usage_sums(UsageQuery(group_by=schema.COSTED)), "usage_by_month"),
+    "an institution's costs": (lambda store: store.usage_sums(UsageQuery("a", group_by=schema.COSTED)), "PRIMARY KEY"),
     "some days": (lambda store: store.usage_days("a", "b", "c"), "PRIMARY KEY"),
     "a price list": (lambda store: store.find_price_list(1), "PRIMARY KEY"),
     "an institution's notices": (lambda store: store.list_budget_notices("a", "", 9, 9), "notices_by_institution"),

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from scheduler.domain.resources import GPU_UNIT, Resources
 from scheduler.domain.spec import PriorityClass
-from scheduler.planning.feasible import could_ever_fit
+from scheduler.planning.feasible import could_ever_fit, places_for
 from scheduler.planning.plan import plan
 from scheduler.planning.policy import Policy
-from scheduler.planning.types import UNLIMITED, Snapshot, TenantView
+from scheduler.planning.types import UNLIMITED, PoolKey, Snapshot, TenantView
 from tests.unit.planning.builders import ListQueue, World, node, shape
 
 REGIONS = ("east", "west")
@@ -140,3 +140,7 @@ def test_what_is_refused_at_submit_never_starts_and_what_is_not_starts_when_all_
         starts = plan(world.snapshot(), Policy(), NOW_MS).starts
         refused = could_ever_fit(world.snapshot().pools, key.shape) is not None
         assert bool(starts) == (not refused and bool(world.nodes))
+        # Where it is started is among the places it is said to fit in, and there are such places if and only if it starts.
+        places = places_for(world.snapshot().pools, key.shape)
+        assert bool(places) == bool(starts)
+        assert {(PoolKey(start.region, start.pool), start.accelerator) for start in starts} <= set(places)

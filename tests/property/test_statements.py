@@ -225,12 +225,12 @@ def test_credits_keep_the_hours_and_count_as_money() -> None:
 
     statement = build_statement(HEADING, [use, credit], (), book)
 
-    assert [(line.key.charge, line.amount_minor) for line in statement.lines] == [(CREDIT, -10), ("usage", 50)]
+    assert [(line.key.charge, line.amount_minor) for line in statement.lines] == [("usage", 50), (CREDIT, -10)]
     (project,) = statement.projects
     assert (project.held.cpu_milli_ms, project.used.cpu_milli_ms, project.amount_minor) == (
         10_000 * HOUR,
         4_000 * HOUR,
         40,
     )
-    assert isinstance(statement.lines[0].key, LineKey)
-    assert minor_of(statement.lines[0].cost_units) == -10
+    assert isinstance(statement.lines[1].key, LineKey)
+    assert minor_of(statement.lines[1].cost_units) == -10

@@ -49,7 +49,7 @@ def usage_by(records: Iterable[LedgerRecord], query: UsageQuery) -> list[UsageSu
 
 def usage_by_day(records: Iterable[LedgerRecord]) -> list[DaySum]:
     """What ``usage_days`` has to answer for all days."""
-    sums: dict[tuple[str, ...], list[int]] = {}
+    sums: dict[tuple[str, str, str, str], list[int]] = {}
     for record in records:
         first, last = record.start_ms // DAY_MS, (record.end_ms - 1) // DAY_MS
         if record.kind == EntryKind.CREDIT or record.start_ms == record.end_ms:
@@ -57,9 +57,9 @@ def usage_by_day(records: Iterable[LedgerRecord]) -> list[DaySum]:
         for day in range(first, last + 1):
             ms = min(record.end_ms, (day + 1) * DAY_MS) - max(record.start_ms, day * DAY_MS)
             key = (_at(day * DAY_MS, "%Y-%m-%d"), record.institution, record.region, record.pool)
-            held = (record.cpu_milli * ms, record.memory_mib * ms, record.gpu_milli * ms)
-            sums[key] = [a + b for a, b in zip(sums.get(key, [0] * 3), held, strict=True)]
-    return [DaySum(*key, *figures) for key, figures in sorted(sums.items())]
+            figures = (record.cpu_milli * ms, record.memory_mib * ms, record.gpu_milli * ms)
+            sums[key] = [a + b for a, b in zip(sums.get(key, [0] * 3), figures, strict=True)]
+    return [DaySum(*key, *held) for key, held in sorted(sums.items())]
 
 
 def negated(record: LedgerRecord, **changes: Any) -> LedgerRecord:

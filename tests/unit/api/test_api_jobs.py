@@ -5,7 +5,7 @@ import asyncio
 import grpc
 import pytest
 
-from protos.suanli.v1 import admin_pb2, common_pb2, jobs_pb2, usage_pb2
+from protos.suanli.v1 import admin_pb2, common_pb2, jobs_pb2, regions_pb2, usage_pb2
 from tests.support.api import Agent, Api, info_of
 from tests.unit.api.test_api_tenancy import failure
 
@@ -223,6 +223,22 @@ async def test_a_job_runs_through_the_wire(api: Api) -> None:
         (1, "east", "cpu", "node-one")
     ]
     await the_usage_is_exact(api, job)
+
+
+async def test_what_an_agent_says_of_use_while_a_job_runs_outlives_an_end_that_says_less(api: Api) -> None:
+    agent = Agent(api)
+    await agent.enrol()
+    await agent.connect()
+    job_id = await api["ada"].submit("true")
+    launch = await agent.launch()
+    await agent.started(launch)
+    used = regions_pb2.AttemptUsage(
+        job_id=job_id, attempt=launch.attempt, lease_epoch=launch.lease_epoch, cpu_used_ms=4321, peak_memory_mib=77
+    )
+    await agent.send(usage=regions_pb2.UsageReport(attempts=[used]))
+    await agent.finished(launch)
+    (attempt,) = (await api["ada"].job(job_id)).attempts
+    assert (attempt.cpu_used_ms, attempt.peak_memory_mib) == (4321, 77)
 
 
 async def the_usage_is_exact(api: Api, job: jobs_pb2.Job) -> None:

@@ -141,8 +141,10 @@ def test_every_command_has_help_and_reading_ones_have_forms() -> None:
         result = invoke(name, "--help")
         assert result.exit_code == 0
         assert "Usage: suanli" in result.stdout
-    for name in ("ps", "show", "why", "watch", "usage", "ledger", "regions", "pools", "nodes", "whoami", "health"):
+    for name in ("ps", "show", "why", "watch", "regions", "pools", "nodes", "whoami", "health"):
         assert "table|json|yaml" in invoke(name, "--help").stdout
+    for group, name in (("usage", "show"), ("ledger", "list")):
+        assert "table|json|yaml|csv|parquet" in invoke(group, name, "--help").stdout
     assert set(names) == set(cli.list_commands(None))  # type: ignore[arg-type]
 
 

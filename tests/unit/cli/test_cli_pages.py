@@ -6,7 +6,13 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 
+from scheduler.domain.states import AttemptOutcome
+from scheduler.metering.price_document import dump as dump_prices
+from scheduler.metering.price_text import read_prices
+from scheduler.metering.price_warnings import Site, warnings
+from scheduler.metering.prices import PriceBook
 from scheduler.planning.policy import PRESETS
 from scheduler.planning.policy_document import dump
 from scheduler.planning.policy_text import read_policy
@@ -16,9 +22,11 @@ from suanli.spec import build_spec
 from tests.unit.cli.tools import REPOSITORY
 
 HOWTO = REPOSITORY / "docs/howto"
-PAGES = ["submit-a-job", "gangs", "arrays-and-dependencies", "quotas", "usage", "policy"]
+PAGES = ["submit-a-job", "gangs", "arrays-and-dependencies", "quotas", "usage", "focus", "policy", "prices"]
 POLICIES = {"policy"}
 """Pages whose YAML is policies, not jobs."""
+PRICES = {"prices"}
+"""Pages whose YAML is price lists."""
 
 
 def blocks(page: str, kind: str) -> list[str]:
@@ -60,7 +68,7 @@ def test_the_commands_of_a_page_are_understood(page: str) -> None:
         assert parsed(words).command.name, words
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page not in POLICIES and blocks(page, "yaml")])
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in POLICIES | PRICES and blocks(page, "yaml")])
 def test_the_job_files_of_a_page_are_good(page: str, tmp_path: Path) -> None:
     for text in blocks(page, "yaml"):
         path = tmp_path / "jobs.yaml"
@@ -88,6 +96,38 @@ def test_the_page_of_the_policy_tells_every_setting() -> None:
 
     assert settings(dump(PRESETS["fair"])) - {"pools", "data_sets", "speed", "bandwidth"} <= told
     assert set(PRESETS) <= told
+
+
+def test_the_price_list_of_its_page_is_good_and_has_no_rate_in_vain() -> None:
+    (text,) = blocks("prices", "yaml")
+    prices = read_prices(text).price_list
+    sites = {Site("east", "gpu-a100", "A100"), Site("east", "old", "V100"), Site("west", "cpu", "")}
+    tenants = {("beishan", ""), ("beishan", "thesis"), ("nanhu", "")}
+
+    (warning,) = warnings(prices, PriceBook(), prices.from_ms, sites, tenants)
+    assert "from 2028-09-01 on no price list" in warning
+
+
+def test_the_page_of_prices_tells_every_setting() -> None:
+    (text,) = blocks("prices", "yaml")
+    rows = re.findall(r"^\| (`.*?) \|", (HOWTO / "prices.md").read_text(), re.MULTILINE)
+    told = {name.split(".")[-1] for row in rows for name in re.findall(r"`([^`]+)`", row)}
+
+    def settings(value: object) -> set[str]:
+        if isinstance(value, list):
+            return set().union(*map(settings, value))
+        if not isinstance(value, dict):
+            return set()
+        return set(value).union(*map(settings, value.values()))
+
+    # The whole document uses all there is: no setting but those may be written.
+    used = settings(yaml.safe_load(text))
+    assert set(dump_prices(read_prices(text).price_list)) <= used
+    headings = {"rates", "service_units", "discounts", "free", "energy"}
+    names = {"A100", "V100", "east", "default"}
+    assert used - headings - names <= told
+    outcomes = [outcome.name.lower().replace("_", "-") for outcome in AttemptOutcome if outcome.name != "SUCCEEDED"]
+    assert all(f"`{outcome}`" in (HOWTO / "prices.md").read_text() for outcome in outcomes)
 
 
 def test_links_between_the_pages_lead_somewhere() -> None:

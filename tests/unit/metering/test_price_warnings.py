@@ -77,8 +77,9 @@ def test_what_is_said(text: str, said: str) -> None:
 def test_a_list_that_takes_the_place_of_a_later_one() -> None:
     (warning,) = warned(ALL, ALL, ALL + "from: 2027-01-01\n")
     assert warning.startswith("prices: version 2, which was to be in force from 2027-01-01 on, never will be")
-    # The one in force now ends, as it should.
+    # The one in force now ends, as it should; also where it would have come back.
     assert warned(ALL, ALL) == []
+    assert len(warned(ALL, ALL, ALL + "from: 2027-01-01\nto: 2028-01-01\n")) == 1
     assert warned(ALL + "from: 2027-01-01\n", ALL) == []
     assert warned(ALL + "from: 2027-01-01\nto: 2028-01-01\n", ALL, ALL + "from: 2027-06-01\n") == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import pairwise
 
 import pytest
 
@@ -58,18 +59,16 @@ def test_every_attempt_has_its_own_segments(site: Site) -> None:
     assert [(record.attempt, record.outcome) for record in site.ledger(job_id)] == [(1, O.FAILED), (2, O.NODE_LOST)]
 
 
-def test_a_segment_ends_with_the_month(site: Site) -> None:
+def test_a_segment_ends_with_the_day_and_the_month(site: Site) -> None:
     site.clock.at_ms = ms(2026, 12, 31, 23, 59)
     site.east.connect()
     job_id = site.running()
     site.wait(ms(2027, 2, 1, 0, 1) - site.clock.at_ms)
     site.east.finished(job_id)
-    assert intervals(site, job_id) == [
-        (ms(2026, 12, 31, 23, 59), ms(2027, 1, 1)),
-        (ms(2027, 1, 1), ms(2027, 2, 1)),
-        (ms(2027, 2, 1), ms(2027, 2, 1, 0, 1)),
-    ]
-    assert [record.segment for record in site.ledger(job_id)] == [0, 1, 2]
+    days = [*range(ms(2027, 1, 1), ms(2027, 2, 2), 86_400_000)]
+    bounds = [ms(2026, 12, 31, 23, 59), *days, ms(2027, 2, 1, 0, 1)]
+    assert intervals(site, job_id) == list(pairwise(bounds))
+    assert [record.segment for record in site.ledger(job_id)] == list(range(len(bounds) - 1))
     assert sorted(total.key.month for total in site.store.usage_sums(UsageQuery())) == ["2026-12", "2027-01", "2027-02"]
 
 
@@ -126,13 +125,13 @@ def test_what_runs_is_reckoned_as_if_it_ended_now(site: Site) -> None:
     north, south = site.running(cpu=2_000), site.running(institution="south")
     site.wait(7_000)
     now = site.clock.at_ms
-    everything = accrued(site.engine.state, "", "", now)
+    everything = accrued(site.engine.state, UsageQuery(), now)
     assert [(record.job_id, record.end_ms - record.start_ms) for record in everything] == [
         (north, 7_000),
         (south, 7_000),
     ]
-    assert [record.job_id for record in accrued(site.engine.state, "south", "", now)] == [south]
-    assert accrued(site.engine.state, "south", "other", now) == []
+    assert [record.job_id for record in accrued(site.engine.state, UsageQuery("south"), now)] == [south]
+    assert accrued(site.engine.state, UsageQuery("south", "other"), now) == []
     site.east.finished(north)
     (booked,) = site.ledger(north)
     assert (booked.cpu_milli, booked.start_ms, booked.end_ms) == (2_000, now - 7_000, now)

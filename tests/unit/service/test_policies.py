@@ -161,7 +161,7 @@ def test_a_stored_policy_keeps_its_meaning_when_a_preset_changes(site: Site, mon
 def test_a_stored_policy_that_cannot_be_read_ends_the_start(site: Site) -> None:
     store: MemoryStore = site.store
     for number, effective in enumerate(('{"from_the_future": 1}', "no json"), 1):
-        store._policies[number] = rows.policy(number, effective=effective)
+        store._tables["policies"][(number,)] = rows.policy(number, effective=effective)
         with pytest.raises(Internal, match=f"version {number}, cannot be read") as caught:
             site.restart()
         assert caught.value.reason == "POLICY_UNREADABLE"
