@@ -223,6 +223,7 @@ async def test_what_prometheus_stores_is_the_ledger_at_every_scrape_and_over_a_k
         ended = await check_instant(site, watch)
         await check_every_scrape(site, watch)
         await check_increase(site, watch, began, ended)
+        await check_verified(site, watch)
         assert len(await watch.query("count_over_time(up{job='suanli'}[10m])")) == 2
 
 
@@ -270,3 +271,14 @@ async def check_increase(site: Site, watch: Watch, began: float, ended: float) -
         assert grown == as_floats(expected[name]), name
         delta = await watch.query(f"{name} - {name} offset {round((ended - began) * 1000)}ms", ended)
         assert {key: sample.value for key, sample in delta.items()} == grown
+
+
+async def check_verified(site: Site, watch: Watch) -> None:
+    """What the alerts on the ledger read is shown once it has been verified."""
+    assert not await watch.query(names.LEDGER_CHAIN_OK)
+    async for _ in site.plane.verify_ledger(0, None):
+        pass
+    await watch.until(lambda: watch.server.query(f"{names.LEDGER_CHAIN_OK} == 1"))
+    assert await watch.query(f"{names.LEDGER_RECONCILE_DIFFERENCE} == 0")
+    (verified,) = (await watch.query(names.LEDGER_LAST_VERIFIED)).values()
+    assert site.clock.now_ms() - verified.value * 1000 < tools.DEADLINE_S * 1000
