@@ -134,7 +134,8 @@ the address inside. `/healthz` answers 200 while the process is sound, `/readyz`
 
 A standby shows only what it has measured itself. `suanli_usage_…` are counters computed from the ledger's sums at every scrape:
 they are the same after a restart, and series of zero stand there before the first use. Nothing is labelled by job or user.
-`resource` is `cpu_milli`, `memory_mib` or `gpu_milli`. [Operate](../howto/operate.md) says which to alert on.
+`resource` is `cpu_milli`, `memory_mib` or `gpu_milli`. [Dashboards](../howto/dashboards.md) and
+[alerts](../howto/alerts.md) are built on them.
 
 """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import time
 import urllib.error
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import yaml
 
 from tools.prometheus import prometheus_path
@@ -30,38 +30,27 @@ class Sample(NamedTuple):
 
 
 class Prometheus:
-    """A running server. Its scrape configuration is read again at every ``reload``."""
+    """A running server."""
 
     def __init__(self, folder: Path, config: dict[str, Any], data: Path | None = None) -> None:
-        self._config = folder / "prometheus.yml"
         self._log = folder / "prometheus.log"
-        self.write(config)
-        command = [str(prometheus_path()), f"--config.file={self._config}", "--web.listen-address=127.0.0.1:0"]
+        file = folder / "prometheus.yml"
+        file.write_text(yaml.safe_dump(config))
+        command = [str(prometheus_path()), f"--config.file={file}", "--web.listen-address=127.0.0.1:0"]
         command += [f"--storage.tsdb.path={data or folder / 'data'}", "--storage.tsdb.retention.time=10y"]
-        command += ["--web.enable-lifecycle", "--log.level=info"]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         self.address = ""
 
-    def write(self, config: dict[str, Any]) -> None:
-        """Replace the configuration; ``reload`` makes it hold."""
-        self._config.write_text(yaml.safe_dump(config))
-
     def wait_ready(self) -> None:
-        """Wait until it answers. It says in its log which port it was given."""
+        """Wait until it answers. Not every version says in its log which port it was given, so the system is asked."""
         self.until(self._find_address)
         self.until(lambda: self._get("/-/ready") is not None)
 
     def _find_address(self) -> bool:
-        found = re.search(r"Listening on\"? address=(127\.0\.0\.1:\d+)", self._log.read_text())
-        self.address = found[1] if found else ""
-        return bool(found)
-
-    def reload(self) -> None:
-        """Take over the written configuration."""
-        request = urllib.request.Request(f"http://{self.address}/-/reload", method="POST")
-        with urllib.request.urlopen(request, timeout=DEADLINE_S):
-            pass
+        sockets = psutil.Process(self._process.pid).net_connections("tcp4")
+        self.address = next((f"127.0.0.1:{s.laddr.port}" for s in sockets if s.status == psutil.CONN_LISTEN), "")
+        return bool(self.address)
 
     def until(self, condition: Callable[[], Any]) -> Any:
         """Wait for something true, and give it."""

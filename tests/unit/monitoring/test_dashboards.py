@@ -16,6 +16,7 @@ from tests.unit.monitoring import series
 from tools import dashboards
 from tools.dashboard_panels import filled_in, queries_of
 
+REPOSITORY = Path(__file__).resolve().parents[3]
 DOCUMENTS = {name: json.loads(text) for name, text in dashboards.documents().items()}
 PANELS = [
     pytest.param(panel, id=f"{name.removesuffix('.json')}-{panel['id']}-{panel.get('title')}")
@@ -101,3 +102,15 @@ def test_panels_neither_overlap_nor_leave_the_page() -> None:
             assert spot["x"] + spot["w"] <= 24, (name, panel.get("title"))
             assert not cells & taken, (name, panel.get("title"))
             taken |= cells
+
+
+def test_the_prepared_series_have_the_kinds_and_labels_of_the_real_ones() -> None:
+    """The page of metrics is written from the collectors, and compared with them elsewhere."""
+    page = (REPOSITORY / "docs" / "reference" / "metrics.md").read_text()
+    rows = re.findall(r"^\| `(suanli_\w+)` \| (\w+) \| ([^|]*) \|", page, re.MULTILINE)
+    real = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+    for name, kind, suffix, samples in series.prepared():
+        if kind and name != "ALERTS":
+            shown = f"{name}_total" if suffix == "_total" else name
+            labels = {label for keys, _, _ in samples for label in re.findall(r'(\w+)="', keys)}
+            assert (kind, labels - {"job", "instance", "le"}) == real[shown], shown
