@@ -52,6 +52,8 @@ class Config:
     new key is written to it."""
     ready_file: Path | None = None
     """Written when this process serves: JSON with the bound addresses."""
+    verify_ledger_hours: int = 24
+    """How often the leader verifies the whole ledger by itself, slowly, in hours; 0: never. The first time an hour after it began."""
     log_level: str = "info"
     """debug, info, warning or error."""
 
@@ -60,6 +62,7 @@ class Config:
         if self.metrics_listen:
             split_address(self.metrics_listen, "metrics_listen")
         _bounded("heartbeat_interval_ms", self.heartbeat_interval_ms, 100, 60_000)
+        _bounded("verify_ledger_hours", self.verify_ledger_hours, 0, 8_760)
         _bounded("lease_ttl_ms", self.lease_ttl_ms, 3 * self.heartbeat_interval_ms, 600_000)
         _bounded("max_blob_bytes", self.max_blob_bytes, 1, 1 << 50)
         _bounded("shutdown_grace_ms", self.shutdown_grace_ms, 0, 600_000)

@@ -43,6 +43,7 @@ from scheduler.wire.spec import SpecCodec
 
 log = logging.getLogger("scheduler.server")
 ADMIN = "admin"
+HOUR_MS = 3_600_000
 
 
 class JsonFormatter(logging.Formatter):
@@ -136,7 +137,11 @@ async def _parts(config: Config) -> AsyncIterator[tuple[ControlPlane, ApiServer,
     metrics = Metrics()
     store = SqlStore(config.database)
     artifacts = Artifacts(artifact_store, uploads)
-    settings = Settings(heartbeat_interval_ms=config.heartbeat_interval_ms, lease_ttl_ms=config.lease_ttl_ms)
+    settings = Settings(
+        heartbeat_interval_ms=config.heartbeat_interval_ms,
+        lease_ttl_ms=config.lease_ttl_ms,
+        verify_ledger_every_ms=config.verify_ledger_hours * HOUR_MS,
+    )
     control_plane = ControlPlane(store, WallClock(), RandomIds(), codec, PRESETS[DEFAULT_PRESET], settings, metrics)
     api = ApiServer(
         control_plane,

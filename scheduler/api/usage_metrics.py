@@ -41,8 +41,10 @@ def usage_families(metered: Metered, gauges: Gauges, projects: Sequence[tuple[st
     used = [_Sums() for _ in range(2)]
     cost, service, adjusted = _Sums(), _Sums(), _Sums()
     for key in _zeros(gauges, projects):
-        for sums in held:
+        for sums in (*held, *used, cost, service):
             sums.add(key, 0)
+        for direction in ("credit", "debit"):
+            adjusted.add((*key, direction), 0)
     for row in metered.totals:
         key = _place(row.key)
         money = row.cost_units(metered.prices)

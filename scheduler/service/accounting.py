@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from functools import partial
@@ -25,6 +27,10 @@ from scheduler.service.state import State
 from scheduler.service.verification import Verification
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
+VERIFY_FIRST_S = 3_600
+VERIFY_PAUSE_S = 0.25
+"""After each page of a verification that nobody waits for: it then takes a fifth of one core or less."""
 MAX_BUDGETS = 10_000
 _PAGE = 10_000
 _TRIES = 20
@@ -87,6 +93,19 @@ class Accounting:
         if run.whole:
             state.metering.verified = run.result(state.now())
         yield run.progress()
+
+    async def keep_verifying(self, every_s: float, pause_s: float = VERIFY_PAUSE_S) -> None:
+        """Verify the whole ledger again and again, so slowly that nobody is kept waiting, until cancelled."""
+        await asyncio.sleep(min(VERIFY_FIRST_S, every_s))
+        while True:
+            try:
+                async for progress in self.verify_ledger(0, None):
+                    await asyncio.sleep(pause_s)
+                    for fault in progress.faults:
+                        log.critical("the ledger is not what it must be: %s: %s", fault.code, fault.message)
+            except Unavailable as error:
+                log.warning("the ledger could not be verified: %s", error)
+            await asyncio.sleep(every_s)
 
     # --- months -------------------------------------------------------------------------------------------------------
 

@@ -126,6 +126,8 @@ class ControlPlane(Administration, Accounting):
         self._sessions = Sessions(self.engine, self._committer.changed)
         self._run(self._committer.run())
         self._run(self._tick())
+        if every_ms := self.engine.state.settings.verify_ledger_every_ms:
+            self._run(self.keep_verifying(every_ms / 1000))
         self._leader = True
         self._committer.changed()
         jobs = self.engine.state.live_jobs

@@ -57,6 +57,8 @@ class Settings:
     """While jobs wait, a round is made at least this often: time alone may make an eviction or a start right."""
     max_live_jobs: int = 10_000_000
     remembered_requests: int = 200_000
+    verify_ledger_every_ms: int = 0
+    """So often the leader verifies the whole ledger by itself; 0: never."""
 
 
 @dataclass(slots=True)
