@@ -100,7 +100,7 @@ def _story(sheet: Sheet) -> list[Flowable]:
         story.append(KeepTogether([_heading(panel.title), _drawing(shapes, _WIDTH, _CHART_HEIGHT)]))
     if sheet.groups:
         story += [CondPageBreak(40 * mm), _heading(words("lines")), _lines(sheet)]
-    proof = [_heading(words("evidence")), _facts(sheet.evidence, 42 * mm, _WIDTH - 42 * mm)]
+    proof = [_heading(words("evidence")), _facts(sheet.evidence, 38 * mm, _WIDTH - 38 * mm, SMALL)]
     notes = [paragraph(note, size=SMALL, color=chart.SOFT) for note in sheet.notes]
     story.append(KeepTogether([*proof, Spacer(0, 6), *notes]))
     return story
@@ -156,8 +156,8 @@ def _side_by_side(sheet: Sheet) -> Table:
     return outer
 
 
-def _facts(facts: Iterable[Fact], name: float, value: float) -> Table:
-    rows = [[paragraph(fact.name, color=chart.SOFT), paragraph(fact.value)] for fact in facts]
+def _facts(facts: Iterable[Fact], name: float, value: float, size: float = SIZE) -> Table:
+    rows = [[paragraph(fact.name, color=chart.SOFT), paragraph(fact.value, size=size)] for fact in facts]
     table = Table(rows, [name, value], hAlign="LEFT")
     table.setStyle([("VALIGN", (0, 0), (-1, -1), "TOP"), *_padding(0, 1.4)])
     return table
