@@ -64,6 +64,7 @@ bench: $(STAMP) ## Run the benchmarks; each prints JSON on its last line
 	$(PYTHON_RUN) -m benchmarks.throughput
 	$(PYTHON_RUN) -m benchmarks.planner
 	$(PYTHON_RUN) -m benchmarks.forecast
+	$(PYTHON_RUN) -m benchmarks.metering
 
 soak: $(STAMP) ## Run the simulation on many seeds (SEEDS=5000), property tests on new examples, and the long tests
 	SUANLI_SIM_SEEDS=$(SEEDS) $(PYTHON_RUN) -m pytest -q --timeout=0 -n $(JOBS) tests/simulation $(ARGS)

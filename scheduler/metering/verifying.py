@@ -13,7 +13,7 @@ from scheduler.domain.states import EntryKind
 from scheduler.metering.budgets import Budget
 from scheduler.metering.chain import digest_of, hash_of
 from scheduler.metering.prices import PriceBook
-from scheduler.metering.segments import day_of, month_of, segments
+from scheduler.metering.segments import day_of, month_of, next_month, segments
 
 MAX_FAULTS = 100
 _KINDS = frozenset(EntryKind)
@@ -57,6 +57,7 @@ class LedgerCheck:
         self._prices = prices
         self._budgets = list(budgets)
         self._months = list(months)
+        self._closed = {each.month: each.ledger_sequence for each in self._months}
         self._expected = {
             each.ledger_sequence: (f"when {each.month} was closed", each.head_hash)
             for each in self._months
@@ -122,10 +123,21 @@ class LedgerCheck:
         self._posted_ms = max(self._posted_ms, record.posted_ms)
         # Before the ledger had prices, its segments were cut at the ends of months only.
         inside = record.start_ms < record.end_ms and month_of(record.start_ms) == month_of(record.end_ms - 1)
-        if record.kind not in _KINDS or not inside or record.period < month_of(record.start_ms):
-            self._fault(record.sequence, "BAD_RECORD", "its kind, its interval or its accounting month cannot be right")
+        if record.kind not in _KINDS or not inside:
+            self._fault(record.sequence, "BAD_RECORD", "its kind or its interval cannot be right")
+        elif record.period != self._period_of(record):
+            self._fault(
+                record.sequence, "BAD_RECORD", f"it belongs to {self._period_of(record)}, not to {record.period}"
+            )
         elif record.price_list and self._prices.get(record.price_list) is None:
             self._fault(record.sequence, "BAD_RECORD", f"there is no price list {record.price_list}")
+
+    def _period_of(self, record: LedgerRecord) -> str:
+        """Its own month, or the first after it that was open when it was posted."""
+        month = month_of(record.start_ms)
+        while self._closed.get(month, record.sequence) < record.sequence:
+            month = next_month(month)
+        return month
 
     def _expect(self, record: LedgerRecord) -> None:
         when, head = self._expected.pop(record.sequence, ("", record.hash))

@@ -122,7 +122,7 @@ class Accounting:
         spent, upto = 0, 0
         for _ in range(_TRIES):
             spent, upto = await self._settled(partial(_spent, self._store, state, budget, upto, spent))
-            done = await self._change(partial(_apply, state, budget, author, spent, upto))
+            done = await self._change(partial(apply_budget, state, budget, author, spent, upto))
             if done is not None:
                 return done
         raise Unavailable("The ledger is being posted to faster than it can be read; try again.", reason="LEDGER_BUSY")
@@ -216,7 +216,7 @@ def _spent(store: Store, state: State, budget: Budget, after: int, spent: int) -
     return spent, max(last, after)
 
 
-def _apply(state: State, budget: Budget, author: str, spent: int, upto: int) -> BudgetStatus | None:
+def apply_budget(state: State, budget: Budget, author: str, spent: int, upto: int) -> BudgetStatus | None:
     """Put the budget with what is spent by the ledger up to a record; None when memory does not reach back to it any more."""
     metering = state.metering
     missed = [each for each in metering.recent if each.sequence > upto]

@@ -11,7 +11,7 @@ from scheduler.service.ports import UsageKey, UsageQuery, UsageSum
 from scheduler.service.posting import open_segments
 from scheduler.service.state import State
 
-_TEXT = frozenset(name for name, kind in UsageKey.__annotations__.items() if kind == "str")
+_NOTHING = UsageKey("", "", "", "", "", "", "", "", 0, 0, 0, "", 0, 0, 0)
 
 
 def accrued(state: State, query: UsageQuery, as_of_ms: int) -> list[LedgerRecord]:
@@ -46,12 +46,8 @@ def grouped(key: UsageKey, group_by: Iterable[str]) -> UsageKey:
     if not kept:
         return key
     return UsageKey._make(
-        value if name in kept else _nothing(name) for name, value in zip(key._fields, key, strict=True)
+        value if name in kept else nothing for name, value, nothing in zip(key._fields, key, _NOTHING, strict=True)
     )
-
-
-def _nothing(name: str) -> str | int:
-    return "" if name in _TEXT else 0
 
 
 def amounts_of(record: LedgerRecord) -> tuple[int, ...]:

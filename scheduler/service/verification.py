@@ -100,7 +100,8 @@ class Verification:
             self.check.records,
             max(self._upto, self.check.sequence),
             self._done,
-            sorted(faults, key=lambda each: (each.sequence == 0, each.sequence)),
+            # What breaks the chain says where it begins; what else is wrong may only follow from that.
+            sorted(faults, key=lambda each: (each.code not in CHAIN_CODES, each.sequence == 0, each.sequence)),
             self.check.sequence,
             self.check.head,
             self._attempts,

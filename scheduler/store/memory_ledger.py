@@ -9,7 +9,7 @@ from typing import Any
 from scheduler.domain.errors import Internal
 from scheduler.domain.records import LedgerRecord
 from scheduler.service.ports import DaySum, LedgerQuery, UsageKey, UsageQuery, UsageSum
-from scheduler.store.rollup import grouped_fields, is_asked, reduced, sum_days, sum_usage
+from scheduler.store.rollup import grouped_fields, is_asked, record_is_asked, reduced, sum_days, sum_usage
 
 
 class Sequences:
@@ -85,14 +85,7 @@ class MemoryLedger:
             record = self._records[at]
             if len(page) >= query.limit:
                 break
-            if (
-                query.institution in ("", record.institution)
-                and query.project in ("", record.project)
-                and query.job_id in ("", record.job_id)
-                and query.period in ("", record.period)
-                and (not query.from_ms or record.end_ms > query.from_ms)
-                and (not query.to_ms or record.start_ms < query.to_ms)
-            ):
+            if record_is_asked(record, query):
                 page.append(record)
         return page
 

@@ -10,15 +10,15 @@ from scheduler.domain.errors import Internal, InvalidArgument
 from scheduler.domain.records import LedgerRecord
 from scheduler.domain.states import EntryKind
 from scheduler.metering.segments import month_of
-from scheduler.service.ports import DaySum, UsageKey, UsageQuery, UsageSum
+from scheduler.service.ports import DaySum, LedgerQuery, UsageKey, UsageQuery, UsageSum
 
 _DAY_MS = 86_400_000
 _FIRST_DAY = date(1970, 1, 1).toordinal()
 _USAGE, _CREDIT = int(EntryKind.USAGE), int(EntryKind.CREDIT)
 # A key's fields where they are summed over.
 EMPTY_KEY = UsageKey("", "", "", "", "", "", "", "", 0, 0, 0, "", 0, 0, 0)
-# A record beyond it is a defect (a million cores held for a thousand years are less than 2^75), and would bring the sums near what two
-# columns of 64 bits hold, where SQLite goes on in floating point without a word.
+# A record beyond it is a defect (a million cores held for a thousand years are less than 2^75), and would bring the sums
+# near what two columns of 64 bits hold, where SQLite goes on in floating point without a word.
 _LARGEST = 1 << 80
 
 
@@ -64,9 +64,10 @@ def _bad(record: LedgerRecord, why: str) -> Internal:
 
 
 def sum_usage(records: Iterable[LedgerRecord]) -> list[UsageSum]:
-    """One exact sum for each key among the records. Raises ``Internal`` for a segment that ``usage_key`` refuses or too large to sum.
+    """One exact sum for each key among the records.
 
-    An attempt is counted where its segment 0 is, so that counts add up over months as the amounts do.
+    Raises ``Internal`` for a segment that ``usage_key`` refuses, and for one that is too large to be summed. Only what was
+    metered is counted, and an attempt where its segment 0 is, so that counts add up over months as the amounts do.
     """
     sums: dict[UsageKey, list[int]] = {}
     for record in records:
@@ -115,6 +116,18 @@ def grouped_fields(query: UsageQuery) -> frozenset[str]:
     if unknown:
         raise InvalidArgument(f"Usage is not kept by {min(unknown)!r}.", field="group_by")
     return frozenset(query.group_by or UsageKey._fields)
+
+
+def record_is_asked(record: LedgerRecord, query: LedgerQuery) -> bool:
+    """Whether a query is about this record, its page aside."""
+    return (
+        query.institution in ("", record.institution)
+        and query.project in ("", record.project)
+        and query.job_id in ("", record.job_id)
+        and query.period in ("", record.period)
+        and (not query.from_ms or record.end_ms > query.from_ms)
+        and (not query.to_ms or record.start_ms < query.to_ms)
+    )
 
 
 def is_asked(key: UsageKey, query: UsageQuery) -> bool:

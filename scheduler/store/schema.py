@@ -149,8 +149,9 @@ NODES = _table(
     ForeignKeyConstraint(["region"], ["regions.region"], name="nodes_region"),
 )
 
-# A sum may pass 64 bits, so each is kept in two columns: value = *_high × SUM_BASE + *_low, 0 <= *_low < SUM_BASE, with *_high below zero
-# where the value is. The base is small enough that the low halves of thousands of millions of rows are added within 64 bits, too.
+# A sum may pass 64 bits, so each is kept in two columns: value = *_high × SUM_BASE + *_low, 0 <= *_low < SUM_BASE, with
+# *_high below zero where the value is. The base is small enough that the low halves of thousands of millions of rows are
+# added within 64 bits, too.
 SUM_BASE = 10**9
 DAY_SUMS = ("cpu_milli_ms", "memory_mib_ms", "gpu_milli_ms")
 SUMS = (*DAY_SUMS, "cpu_used_milli_ms", "memory_peak_mib_ms", "gpu_used_milli_ms")

@@ -166,6 +166,32 @@ def test_a_segment_has_one_record_of_each_kind_and_revision(store: Store, writer
     assert store.ledger_of(["nobody"]) == store.ledger_of([]) == []
 
 
+def test_the_records_of_many_jobs_are_read_by_number(store: Store, writer: Writer) -> None:
+    records = [rows.segment(number, job_id=f"j{number % 1500}", attempt=number // 1500) for number in range(1, 3001)]
+    _commit(writer, records)
+
+    found = store.ledger_of([*(f"j{number}" for number in range(1200, 0, -1)), "j7", "nobody"])
+
+    assert found == [record for record in records if 1 <= int(record.job_id[1:]) <= 1200]
+    assert store.ledger_of([]) == []
+
+
+def test_spending_is_read_by_budget(store: Store, writer: Writer) -> None:
+    assert store.budget_spending() == []
+    writer.commit(
+        institutions=[rows.institution()],
+        budgets=[rows.budget("b2"), rows.budget("b1")],
+        budget_spending=[rows.budget_spending("b2"), rows.budget_spending("b1", spent="-3")],
+    )
+    writer.commit(budget_spending=[rows.budget_spending("b2", spent="7", threshold=80)])
+
+    assert store.budget_spending() == store.load().budget_spending
+    assert store.budget_spending() == [
+        rows.budget_spending("b1", spent="-3"),
+        rows.budget_spending("b2", spent="7", threshold=80),
+    ]
+
+
 def test_the_ledger_is_read_in_the_order_of_its_numbers(store: Store, writer: Writer) -> None:
     records = _random_ledger(60, seed=9)
     _commit(writer, records)

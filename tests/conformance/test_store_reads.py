@@ -178,6 +178,10 @@ LEDGER_QUERIES = {
     "institution": (LedgerQuery(institution="fudan"), [2]),
     "project": (LedgerQuery(institution="tongji", project="nlp"), [3]),
     "job": (LedgerQuery(job_id="x"), [4]),
+    "another's job": (LedgerQuery(institution="fudan", job_id="x"), []),
+    "a job's next page": (LedgerQuery(job_id="x", after=4), []),
+    "a job's first record": (LedgerQuery(institution="tongji", job_id="x", after=3, limit=1), [4]),
+    "a job at another time": (LedgerQuery(job_id="x", to_ms=rows.T0_MS + 4 * HOUR_MS), []),
     "accounting month": (LedgerQuery(period="2026-11"), [4]),
     "an institution's accounting month": (
         LedgerQuery(institution="tongji", period="2026-10", after=1, limit=2),

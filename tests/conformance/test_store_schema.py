@@ -114,6 +114,12 @@ QUESTIONS: dict[str, tuple[Callable[[Store], object], str]] = {
     ),
     "a page of the ledger": (lambda store: store.ledger_after(9, 9), "PRIMARY KEY"),
     "records of jobs": (lambda store: store.ledger_of(["a"]), "sqlite_autoindex_ledger_1"),
+    "an institution's job": (
+        lambda store: store.ledger(LedgerQuery(institution="a", job_id="b", period="c")),
+        "sqlite_autoindex_ledger_1",
+    ),
+    "some jobs' records": (lambda store: store.ledger_of(["a", "b"]), "sqlite_autoindex_ledger_1"),
+    "what budgets have spent": (lambda store: store.budget_spending(), "budget_spending"),
     "a page of attempts": (lambda store: store.attempts_after(9, 1, 9), "PRIMARY KEY"),
     "every sum": (lambda store: store.usage_sums(UsageQuery()), "usage_by_month"),
     "a tenant's sums": (lambda store: store.usage_sums(UsageQuery("a", "b", period="c")), "PRIMARY KEY"),

@@ -19,7 +19,7 @@ from pathlib import Path
 from random import Random
 
 from scheduler.api.usage_metrics import usage_families
-from scheduler.domain.agent import Finished, Started
+from scheduler.domain.agent import AttemptEvent, AttemptEvents, Finished, Started
 from scheduler.domain.errors import Deposed, FailedPrecondition
 from scheduler.domain.records import AttemptRecord, InstitutionRecord, LedgerRecord, ProjectRecord
 from scheduler.domain.resources import Resources
@@ -28,16 +28,15 @@ from scheduler.metering.budgets import Budget, BudgetUnit
 from scheduler.metering.chain import digest_of
 from scheduler.metering.focus import Account, FocusMonth
 from scheduler.metering.lines import cost_of
-from scheduler.metering.money import COST_UNITS_PER_MINOR
 from scheduler.metering.price_text import read_prices
-from scheduler.metering.segments import month_start_ms
+from scheduler.metering.segments import DAY_MS, month_start_ms
 from scheduler.metering.statement import build_statement
-from scheduler.metering.totals import Totals
 from scheduler.metering.verifying import Fault
 from scheduler.service import corrections, months, prices, statements, tenants
 from scheduler.service.accounting import apply_budget, load_totals
 from scheduler.service.contract import Correction, Gauges, Metered, PriceListDraft, Replacement
-from scheduler.service.ports import LedgerQuery, Store, UsageQuery
+from scheduler.service.ports import Store, UsageQuery
+from scheduler.service.posting import post_until
 from scheduler.service.verification import Verification
 from scheduler.store.sql import SqlStore
 from tests.unit.service.harness import SETTINGS, Site, node, spec
@@ -53,7 +52,9 @@ class Months:
 
     def __init__(self, store: Store, seed: int, institutions: int) -> None:
         self.rng = Random(seed)
-        self.site = Site(settings=SETTINGS, nodes=[node(f"e{n}", Resources(64_000, 262_144, 0)) for n in range(40)], store=store)
+        self.site = Site(
+            settings=SETTINGS, nodes=[node(f"e{n}", Resources(64_000, 262_144, 0)) for n in range(40)], store=store
+        )
         gpus = [node(f"w{n}", Resources(64_000, 262_144, 8_000), "gpu", "A100") for n in range(20)]
         self.site.check_fit = False
         self.site.add_region("west", gpus)
@@ -78,6 +79,7 @@ class Months:
         for day in range(2 * days):
             for _ in range(6):
                 self._step(jobs // (12 * days) + 1, 4 * HOUR_MS, jobs)
+            self.site.wait(max(0, month_start_ms(FIRST) + (day + 1) * DAY_MS - self.site.clock.at_ms))
             if day % 7 == 3:
                 self._price()
             if day % 5 == 2:
@@ -113,7 +115,7 @@ class Months:
             memory=rng.choice((1024, 3000, 7777)),
             gpu=gpu,
             project=rng.choice(("default", "vision")),
-            priority=rng.choice((1, 2, 3)),
+            priority_class=rng.choice((1, 2, 3)),
             preemptible=rng.random() < 0.3,
             purpose=rng.choice(("", "teaching")),
             max_runtime_ms=40 * 24 * HOUR_MS,
@@ -124,19 +126,23 @@ class Months:
         rng, agent = self.rng, self.site.agents[region]
         ref = agent.held.pop(job_id)
         age_ms = rng.choice((0, 0, 17, 40_000, 9 * HOUR_MS))
-        agent.event_seq += 1
-        agent.tell(ref, Started(), age_ms)
-        agent.event_seq += 1
         outcome = rng.choices(ENDS, (80, 10, 5, 5))[0]
-        used = {"cpu_used_ms": rng.randrange(1 << 30), "peak_memory_mib": rng.randrange(7000), "gpu_used_milli_ms": rng.randrange(1 << 30)}
-        agent.tell(ref, Finished(outcome, **used), age_ms)
+        used = {
+            "cpu_used_ms": rng.randrange(1 << 30),
+            "peak_memory_mib": rng.randrange(7000),
+            "gpu_used_milli_ms": rng.randrange(1 << 30),
+        }
+        events = (Started(), Finished(outcome, **used))
+        numbered = enumerate(events, agent.event_seq + 1)
+        agent.say(AttemptEvents(tuple(AttemptEvent(seq, ref, age_ms, event) for seq, event in numbered)))
+        agent.event_seq += len(events)
         self.site.turn()
         self.happened["ends"] += 1
 
     def _price(self) -> None:
         rng, site = self.rng, self.site
         rates = "\n".join(
-            f"  - {{pools: [{pool}], cpu_core_hour: {rng.randrange(1, 99)}e-3, memory_gib_hour: 0.00{rng.randrange(1, 9)}, gpu_hour: {rng.randrange(100, 999)}e-2}}"
+            f"  - {{pools: [{pool}], cpu_core_hour: 0.0{rng.randrange(10, 99)}, memory_gib_hour: 0.00{rng.randrange(1, 9)}, gpu_hour: {rng.randrange(1, 9)}.{rng.randrange(10, 99)}}}"
             for pool in ("east/*", "west/gpu")
         )
         document = (
@@ -150,7 +156,14 @@ class Months:
 
     def _budget(self, name: str) -> None:
         budget = Budget(
-            f"b-{name}", name, frozenset(), BudgetUnit.MONEY, 10**9, month_start_ms(FIRST), month_start_ms("2027-01"), hard=False
+            f"b-{name}",
+            name,
+            frozenset(),
+            BudgetUnit.MONEY,
+            10**9,
+            month_start_ms(FIRST),
+            month_start_ms("2027-01"),
+            hard=False,
         )
         assert apply_budget(self.site.engine.state, budget, "fin", 0, 0) is not None
         self.site.turn()
@@ -166,8 +179,6 @@ class Months:
         self.site.submit(self._job())
         self.submitted += 1
         for attempt in list(old.state.attempts.values())[:3]:
-            from scheduler.service.posting import post_until
-
             post_until(old.state, attempt, old.state.now())
         turn = old.take_turn()
         self.site.restart()
@@ -186,7 +197,9 @@ class Months:
         kind = rng.choice(("reverse", "credit", "replace"))
         replacement = None
         if kind == "replace":
-            replacement = Replacement(project="vision", end_ms=(record.start_ms + record.end_ms + 1) // 2, cpu_milli=500)
+            replacement = Replacement(
+                project="vision", end_ms=(record.start_ms + record.end_ms + 1) // 2, cpu_milli=500
+            )
         asked = Correction(record.sequence, "A mistake.", replacement, kind == "credit")
         try:
             corrections.correct(site.engine.state, asked, record, site.store.ledger_of([record.job_id]), "fin")
@@ -232,7 +245,7 @@ class Months:
         run.finish()
         return run.progress().faults
 
-    def check(self) -> dict[str, int]:
+    def check(self) -> dict[str, object]:
         """Everything against everything; the counts of what was compared."""
         records = list(self.records())
         self._intervals(records)
@@ -241,7 +254,8 @@ class Months:
         self._budgets(records)
         assert self.faults() == []
         assert any(each.period != FIRST and each.end_ms <= month_start_ms(SECOND) for each in records), "late facts"
-        return {"records": len(records), **self.happened}
+        by_itself = Counter(EntryKind(each.kind).name.lower() for each in records if not each.author)
+        return {"records": len(records), "by itself": by_itself, **self.happened}
 
     def _intervals(self, records: list[LedgerRecord]) -> None:
         """What was metered of each institution is what its allocations held."""
@@ -297,13 +311,15 @@ class Months:
             self._export(institution, period, of_it, statement)
 
     def _export(self, institution: str, period: str, records: list[LedgerRecord], statement) -> None:
-        account = Account(institution, institution, {}, statement.currency, statement.digits)
+        account = Account(institution, statement.currency, statement.digits)
         month = FocusMonth(account, period, statement.lines, self.site.engine.state.metering.prices)
         rows = [row for each in records for row in month.rows(each)] + list(month.closing())
         billed: dict[str, Decimal] = defaultdict(Decimal)
         for row in rows:
             billed[row["InvoiceDetailId"]] += Decimal(row["BilledCost"])
-        charged = {f"{institution}-{period}-{line.number}": Decimal(line.amount_minor) / 100 for line in statement.lines}
+        charged = {
+            f"{institution}-{period}-{line.number}": Decimal(line.amount_minor) / 100 for line in statement.lines
+        }
         assert {key: amount for key, amount in billed.items() if amount} == {k: a for k, a in charged.items() if a}
 
     def _budgets(self, records: list[LedgerRecord]) -> None:

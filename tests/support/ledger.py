@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, get_type_hints
 
 from hypothesis import strategies as st
 
@@ -21,7 +21,7 @@ from scheduler.service.statements import StatementFacts
 DAY_MS = 86_400_000
 # 2026-01-20 00:00 UTC
 START_MS = 1_768_867_200_000
-_NUMBERS = {name for name, kind in UsageKey.__annotations__.items() if kind == "int"}
+_NUMBERS = {name for name, kind in get_type_hints(UsageKey).items() if kind is int}
 
 PRICES = PriceBook(
     [

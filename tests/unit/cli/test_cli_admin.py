@@ -1,8 +1,10 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from tests.support.focus import lint, rows_of
 from tests.unit.cli.tools import Platform
 
 
@@ -103,6 +105,19 @@ def test_usage_is_exact_in_json_and_agrees_with_the_ledger(platform: Platform) -
     assert "Nothing" in platform.run("usage", "--to", "2000-01", user="ben").stderr
     assert "'moon'" in platform.run("usage", "--by", "moon", code=2).stderr
     assert "ends before" in platform.run("usage", "--from", "2026-02", "--to", "2026-01", code=2).stderr
+
+
+def test_the_export_and_the_ledgers_file_hold_the_charges_of_a_job(platform: Platform, tmp_path: Path) -> None:
+    job = platform.submit("--wait", "true", user="bob")
+    rows = rows_of(platform.run("usage", "export", "--institution", "uni-b", user="fin").stdout)
+    assert lint(rows) == []
+    assert job in {row["x_JobId"] for row in rows}
+    assert {row["BillingAccountName"] for row in rows} == {"UNI-B"}
+    platform.run("ledger", "list", "-o", "csv", "--out", str(tmp_path / "ledger.csv"), user="ben")
+    recorded = rows_of((tmp_path / "ledger.csv").read_text())
+    assert {row["sequence"] for row in recorded} == {row["x_LedgerSeq"] for row in rows} - {""}
+    platform.run("usage", "export", user="bob", code=4)
+    platform.run("usage", "export", "--institution", "uni-z", user="fin", code=3)
 
 
 @pytest.mark.parametrize("command", ["institution", "project", "user", "key", "quota"])

@@ -22,7 +22,7 @@ from suanli.spec import build_spec
 from tests.unit.cli.tools import REPOSITORY
 
 HOWTO = REPOSITORY / "docs/howto"
-PAGES = ["submit-a-job", "gangs", "arrays-and-dependencies", "quotas", "usage", "policy", "prices"]
+PAGES = ["submit-a-job", "gangs", "arrays-and-dependencies", "quotas", "usage", "focus", "policy", "prices"]
 POLICIES = {"policy"}
 """Pages whose YAML is policies, not jobs."""
 PRICES = {"prices"}

@@ -30,7 +30,7 @@ from scheduler.planning.policy import Policy
 from scheduler.service import tenants
 from scheduler.service.contract import Submission
 from scheduler.service.engine import Engine
-from scheduler.service.ports import EventQuery, LedgerQuery, RuntimePredictor
+from scheduler.service.ports import EventQuery, LedgerQuery, RuntimePredictor, Store
 from scheduler.service.predicting import LimitPredictor
 from scheduler.service.state import Settings
 from scheduler.store.memory import MemoryStore
@@ -173,12 +173,15 @@ class Site:
         nodes: Sequence[NodeReport] = (node("n1"),),
         policy: Policy | None = None,
         predictor: Callable[[], RuntimePredictor] = LimitPredictor,
+        store: Store | None = None,
     ) -> None:
         self.policy = policy or Policy()
         self.predictor = predictor
         self.clock = ManualClock()
         self.ids = CountedIds()
-        self.store = MemoryStore(self.clock)
+        self.store = store or MemoryStore(self.clock)
+        self.committed: list[Callable[[Sequence[LedgerRecord]], None]] = []
+        """Told of the ledger records of each commit."""
         self.settings = settings
         self.agents: dict[str, Agent] = {}
         self.commits = 0
@@ -221,6 +224,8 @@ class Site:
             if turn.batch:
                 self.commits += 1
                 self.store.commit(self.engine.state.epoch, self.commits, turn.batch)
+                for told in self.committed:
+                    told(turn.batch.ledger)
             for region, session, command in turn.commands:
                 commands.append(command)
                 if self.agents[region].session == session:

@@ -1,7 +1,7 @@
 """A ledger with kinds, prices and a chain of hashes; price lists, closed months and budgets.
 
-The ledger is written anew, record by record in its order, and its sums are made again from it: what was a record is one of kind "usage"
-of the month it lies in, without a price. Nothing is lost: the old table is dropped when the new one holds every row.
+The ledger is written anew, record by record in its order, and its sums are made again from it: what was a record is one
+of kind "usage" of the month it lies in, without a price. The old table is dropped when the new one holds every row.
 
 Revision ID: 0004
 """
@@ -103,7 +103,7 @@ def _make_append_only(table: str, has_function: bool = False) -> None:
 def hash_of(before: bytes, fields: Sequence[Any]) -> bytes:
     """The hash of a record, of its fields but the hash.
 
-    As ``scheduler.metering.chain`` defined it at this revision: what was written then must not follow later changes of it.
+    As ``scheduler.metering.chain`` defined it at this revision: what was written then must not follow later changes.
     """
     return hashlib.sha256(before + json.dumps(fields, separators=(",", ":")).encode()).digest()
 

@@ -1,7 +1,9 @@
-"""How fast a large ledger is written and summed: ``python -m benchmarks.store_usage``.
+"""How fast a large ledger is written and summed, and what metering adds to a job: ``python -m benchmarks.metering``.
 
-The ledger is of 50 institutions with 20 users each, in six pools, over twelve months, in commits of 2,000 records; one record in fifty
-takes an older one back. The last line is JSON.
+The ledger is of 50 institutions with 20 users each, in six pools, over twelve months, in commits of 2,000 records; one
+record in fifty takes an older one back. ``usage_by_institution_ms`` is a usage query as the API answers it, costs reckoned. What metering
+adds to a job that ends is the time of the ends of the same jobs with and without posting, the median of rounds in turn; in the store it is
+the time of commits of ledger records alone. The last line is JSON. 10,000,000 records take some minutes to write.
 """
 
 from __future__ import annotations
@@ -16,16 +18,27 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from statistics import median
+from unittest.mock import patch
 
+from scheduler.domain.agent import AttemptEvent, AttemptEvents, Finished
 from scheduler.domain.records import LedgerRecord
-from scheduler.domain.states import EntryKind
+from scheduler.domain.resources import Resources
+from scheduler.domain.states import AttemptOutcome, EntryKind
 from scheduler.metering.chain import FIRST, chained
+from scheduler.metering.money import HourlyPrice
+from scheduler.metering.price_text import read_prices
+from scheduler.metering.prices import PriceBook, PriceList, Rate
+from scheduler.metering.usage import Aggregation, Dimension, grouping
+from scheduler.planning.policy import Policy
+from scheduler.service import ending, prices
+from scheduler.service.contract import PriceListDraft
 from scheduler.service.ports import CommitBatch, LedgerQuery, UsageQuery
 from scheduler.store.schema import COSTED
 from scheduler.store.sql import SqlStore
 from tests.support import rows
 from tests.support.postgres import running_postgres
 from tests.support.sums import negated
+from tests.unit.service.harness import Site, node, spec
 
 INSTITUTIONS, USERS, MONTHS, COMMIT = 50, 20, 12, 2_000
 POOLS = [(f"r{number // 2}", f"p{number}", "a100" if number % 2 else "") for number in range(6)]
@@ -101,6 +114,8 @@ def measure(url: str, count: int) -> dict[str, float]:
             batch = CommitBatch()
     figures = {"records": float(count), "records_per_s": round(count / spent)}
     figures["sums"] = float(len(store.usage_sums(UsageQuery())))
+    figures["commit_us_per_record"] = round(spent / count * 1e6, 1)
+    figures["usage_by_institution_ms"] = _ms(lambda: _by_institution(store))
     for name, query in QUERIES.items():
         figures[f"{name}_ms"] = _ms(partial(store.usage_sums, query))
     figures["days_of_a_month_ms"] = _ms(lambda: store.usage_days("", "2027-06-01", "2027-06-30"))
@@ -111,14 +126,61 @@ def measure(url: str, count: int) -> dict[str, float]:
     return figures
 
 
+PRICES = PriceBook(
+    PriceList(version, "bench", "CNY", 2, from_ms, rates=(Rate(HourlyPrice(10**6, 10**5, 10**8)),) * len(POOLS))
+    for version, from_ms in ((1, 1), (2, STARTS[6]))
+)
+
+
+def _by_institution(store: SqlStore) -> None:
+    """What GetUsage does with the sums."""
+    group_by = [Dimension.INSTITUTION]
+    aggregation = Aggregation(group_by, PRICES)
+    for row in store.usage_sums(UsageQuery(group_by=grouping(group_by))):
+        aggregation.add_sum(*row)
+    if len(aggregation.rows()) != INSTITUTIONS:
+        raise SystemExit("the sums are not those of all institutions")
+
+
+def _ends(jobs: int) -> float:
+    """Seconds that the engine takes for the ends of so many jobs."""
+    site = Site(nodes=[node("n1", Resources(jobs * 1000, jobs * 64, 0))], policy=Policy(max_starts_per_round=jobs))
+    site.check_fit = False
+    document = "currency: CNY\nrates: [{cpu_core_hour: 1, memory_gib_hour: 0.1}]\n"
+    prices.put_price_list(site.engine.state, PriceListDraft(document, read_prices(document)), "bench")
+    site.submit(*(spec() for _ in range(jobs)))
+    site.clock.at_ms += 1_000
+    ends = [
+        AttemptEvent(number, ref, 0, Finished(AttemptOutcome.SUCCEEDED))
+        for number, ref in enumerate(site.east.held.values(), 1)
+    ]
+    if len(ends) != jobs:
+        raise SystemExit("not all jobs were started")
+    began = time.perf_counter()
+    site.east.say(AttemptEvents(tuple(ends)))
+    return time.perf_counter() - began
+
+
+def added_to_an_end(jobs: int = 5_000, rounds: int = 7) -> dict[str, float]:
+    """Microseconds a job: its end, and how much of that is metering."""
+    whole, without = [], []
+    for _ in range(rounds):
+        whole.append(_ends(jobs))
+        with patch.object(ending, "post_release", lambda state, attempt: None):
+            without.append(_ends(jobs))
+    end_us = median(whole) / jobs * 1e6
+    return {"end_of_a_job_us": round(end_us, 1), "metering_us": round(end_us - median(without) / jobs * 1e6, 1)}
+
+
 def main() -> None:
     """Measure SQLite and PostgreSQL."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--records", type=int, default=1_000_000)
+    parser.add_argument("--records", type=int, default=10_000_000)
     parser.add_argument("--only", choices=["sqlite", "postgres"], default="")
     chosen = parser.parse_args()
     with ExitStack() as stack:
-        figures = {}
+        figures: dict[str, object] = {"engine": added_to_an_end()}
+        print("engine", figures["engine"], flush=True)
         for name in [chosen.only] if chosen.only else ["sqlite", "postgres"]:
             if name == "sqlite":
                 url = f"sqlite:///{stack.enter_context(tempfile.TemporaryDirectory())}/bench.db"
