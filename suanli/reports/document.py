@@ -22,6 +22,7 @@ from reportlab.platypus import (
     Frame,
     KeepTogether,
     LongTable,
+    PageBreak,
     PageTemplate,
     Spacer,
     Table,
@@ -43,7 +44,7 @@ from suanli.reports.document_text import (
     shortened,
     width_of,
 )
-from suanli.reports.sheet import Fact, LineRow, ProjectRow, Sheet
+from suanli.reports.sheet import Fact, Group, LineRow, ProjectRow, Sheet
 from suanli.reports.words import Language
 
 _MARGIN = 13 * mm
@@ -53,6 +54,7 @@ _CHART_HEIGHT = 88.0
 _TITLE, _HEADING = 20.0, 10.5
 _GOOD, _WAIT = "#1f7a4d", "#a15c00"
 _LEFT_LINE_COLUMNS = 6
+_ROWS_OF_A_TABLE = 1000
 _LANGUAGES = {"en": "en-GB", "zh": "zh-CN"}
 # Widths of columns, in mm; each list adds up to the width between the margins, 184.
 _LINE_MM = (9, 13, 31, 21, 18, 22, 24, 10, 16, 10, 10)
@@ -99,8 +101,8 @@ def _story(sheet: Sheet) -> list[Flowable]:
         shapes = chart.bars(panel.values, panel.color, _WIDTH, _CHART_HEIGHT)
         story.append(KeepTogether([_heading(panel.title), _drawing(shapes, _WIDTH, _CHART_HEIGHT)]))
     if sheet.groups:
-        story += [CondPageBreak(40 * mm), _heading(words("lines")), _lines(sheet)]
-    proof = [_heading(words("evidence")), _facts(sheet.evidence, 42 * mm, _WIDTH - 42 * mm)]
+        story += [CondPageBreak(40 * mm), _heading(words("lines")), *_lines(sheet)]
+    proof = [_heading(words("evidence")), _facts(sheet.evidence, 38 * mm, _WIDTH - 38 * mm, SMALL)]
     notes = [paragraph(note, size=SMALL, color=chart.SOFT) for note in sheet.notes]
     story.append(KeepTogether([*proof, Spacer(0, 6), *notes]))
     return story
@@ -156,8 +158,8 @@ def _side_by_side(sheet: Sheet) -> Table:
     return outer
 
 
-def _facts(facts: Iterable[Fact], name: float, value: float) -> Table:
-    rows = [[paragraph(fact.name, color=chart.SOFT), paragraph(fact.value)] for fact in facts]
+def _facts(facts: Iterable[Fact], name: float, value: float, size: float = SIZE) -> Table:
+    rows = [[paragraph(fact.name, color=chart.SOFT), paragraph(fact.value, size=size)] for fact in facts]
     table = Table(rows, [name, value], hAlign="LEFT")
     table.setStyle([("VALIGN", (0, 0), (-1, -1), "TOP"), *_padding(0, 1.4)])
     return table
@@ -219,49 +221,71 @@ def _project(row: ProjectRow, widths: Sequence[float]) -> list[Any]:
     return [*cells, row.attempts, row.amount]
 
 
-def _lines(sheet: Sheet) -> LongTable:
+def _lines(sheet: Sheet) -> list[Flowable]:
+    """All lines below their groups, as one table; of very many, as several that each begin a page, because the work on one grows with
+    its square."""
     amounts = [line.amount for group in sheet.groups for line in group.lines]
-    totals = [group.subtotal for group in sheet.groups] + [sheet.money(sheet.statement.total_minor)]
-    widths = _fitted(_LINE_MM, [*amounts, *totals])
-    titles = list(sheet.line_titles)
-    rows = [[_head_cell(title, not 0 < index < _LEFT_LINE_COLUMNS) for index, title in enumerate(titles)]]
-    last = len(LineRow._fields) - 1
-    style: list[Any] = [
-        *_body(SMALL),
-        *_padding(PADDING, 1.9),
-        ("ALIGN", (0, 1), (0, -1), "RIGHT"),
-        ("ALIGN", (_LEFT_LINE_COLUMNS, 1), (-1, -1), "RIGHT"),
-    ]
+    total = sheet.money(sheet.statement.total_minor)
+    widths = _fitted(_LINE_MM, [*amounts, *(group.subtotal for group in sheet.groups), total])
+    tables = [_LineTable(sheet, widths)]
     for group in sheet.groups:
-        at = len(rows)
-        name = " · ".join(filter(None, (group.charge, group.project)))
-        rows.append([Banner(name, sum(widths[:last])), *[""] * (last - 1), group.subtotal])
-        style += [
-            ("BACKGROUND", (0, at), (-1, at), HexColor(chart.FAINT)),
-            ("FONT", (last, at), (last, at), BOLD, SMALL),
-            ("ALIGN", (0, at), (0, at), "LEFT"),
-            # The banner stays with the line below it.
-            ("NOSPLIT", (0, at), (0, at + 1)),
+        if len(tables[-1].rows) > _ROWS_OF_A_TABLE:
+            tables.append(_LineTable(sheet, widths))
+        tables[-1].add(group)
+    tables[-1].close(sheet.words("total"), total)
+    story: list[Flowable] = []
+    for table in tables:
+        story += [PageBreak(), table.table()] if story else [table.table()]
+    return story
+
+
+class _LineTable:
+    """Takes groups of lines."""
+
+    def __init__(self, sheet: Sheet, widths: Sequence[float]) -> None:
+        self._widths = widths
+        self._last = len(LineRow._fields) - 1
+        titles = enumerate(sheet.line_titles)
+        self.rows: list[list[Any]] = [
+            [_head_cell(title, not 0 < index < _LEFT_LINE_COLUMNS) for index, title in titles]
         ]
-        rows += [_line(line, widths) for line in group.lines]
-    at = len(rows)
-    rows.append([Banner(sheet.words("total"), sum(widths[:last]), SIZE), *[""] * (last - 1), totals[-1]])
-    style += [
-        ("LINEABOVE", (0, at), (-1, at), 1, HexColor(chart.INK)),
-        ("FONT", (last, at), (last, at), BOLD, SIZE),
-        ("ALIGN", (0, at), (0, at), "LEFT"),
-        ("NOSPLIT", (0, at - 1), (0, at)),
-    ]
-    table = LongTable(rows, widths, repeatRows=1)
-    table.setStyle(style)
-    return table
+        self._style: list[Any] = [
+            *_body(SMALL),
+            *_padding(PADDING, 1.9),
+            ("ALIGN", (0, 1), (0, -1), "RIGHT"),
+            ("ALIGN", (_LEFT_LINE_COLUMNS, 1), (-1, -1), "RIGHT"),
+        ]
 
+    def add(self, group: Group) -> None:
+        """A banner, and the lines below it."""
+        at = len(self.rows)
+        self._banner(" · ".join(filter(None, (group.charge, group.project))), group.subtotal, SMALL)
+        # The banner stays with the line below it.
+        self._style += [("BACKGROUND", (0, at), (-1, at), HexColor(chart.FAINT)), ("NOSPLIT", (0, at), (0, at + 1))]
+        self.rows += [self._cells(line) for line in group.lines]
 
-def _line(line: LineRow, widths: Sequence[float]) -> list[Any]:
-    return [
-        cell(text, width, size=SMALL, right=not 0 < index < _LEFT_LINE_COLUMNS)
-        for index, (text, width) in enumerate(zip(line, widths, strict=True))
-    ]
+    def close(self, name: str, total: str) -> None:
+        """The total, below the last line."""
+        at = len(self.rows)
+        self._banner(name, total, SIZE)
+        self._style += [("LINEABOVE", (0, at), (-1, at), 1, HexColor(chart.INK)), ("NOSPLIT", (0, at - 1), (0, at))]
+
+    def table(self) -> LongTable:
+        """What was taken."""
+        table = LongTable(self.rows, self._widths, repeatRows=1)
+        table.setStyle(self._style)
+        return table
+
+    def _banner(self, name: str, amount: str, size: float) -> None:
+        at, last = len(self.rows), self._last
+        self.rows.append([Banner(name, sum(self._widths[:last]), size), *[""] * (last - 1), amount])
+        self._style += [("FONT", (last, at), (last, at), BOLD, size), ("ALIGN", (0, at), (0, at), "LEFT")]
+
+    def _cells(self, line: LineRow) -> list[Any]:
+        return [
+            cell(text, width, size=SMALL, right=not 0 < index < _LEFT_LINE_COLUMNS)
+            for index, (text, width) in enumerate(zip(line, self._widths, strict=True))
+        ]
 
 
 def _fitted(widths_mm: Sequence[float], amounts: Iterable[str]) -> list[float]:

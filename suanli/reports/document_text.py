@@ -78,30 +78,40 @@ def paragraph(
     return Paragraph(markup, _style(font, size, color, right, any(name == ASIAN for name, _ in parts)))
 
 
-def cell(text: str, width: float, *, right: bool = False, size: float = SIZE) -> str | Paragraph:
-    """What to put in a table's cell: the text itself, which is quick, or a paragraph where it is too wide or has two fonts."""
-    if all(map(_western, text)) and width_of(text, PLAIN, size) <= width - 2 * PADDING - _FITS:
-        return text
-    return paragraph(text, size=size, right=right)
+def cell(text: str, width: float, *, right: bool = False, size: float = SIZE) -> str | Flowable:
+    """What to put in a table's cell: the text itself, one line in two fonts, or, which takes long, a paragraph where it is too wide."""
+    if width_of(text, PLAIN, size) > width - 2 * PADDING - _FITS:
+        return paragraph(text, size=size, right=right)
+    return text if all(map(_western, text)) else OneLine(text, PLAIN, size)
 
 
-class Banner(Flowable):  # type: ignore[misc]
+class OneLine(Flowable):  # type: ignore[misc]
+    """A line of text, in as many fonts as it needs."""
+
+    def __init__(self, text: str, font: str, size: float) -> None:
+        super().__init__()
+        self._text, self._font, self._size = text, font, size
+
+    def wrap(self, available_width: float, available_height: float) -> tuple[float, float]:
+        """As wide and high as it is."""
+        del available_width, available_height
+        return width_of(self._text, self._font, self._size), self._size * _LEADING
+
+    def draw(self) -> None:
+        """Draw it."""
+        self.canv.setFillColor(HexColor(chart.INK))
+        draw(self.canv, 0, self._size * (_LEADING - 1), self._text, self._font, self._size)
+
+
+class Banner(OneLine):
     """A line of bold text in the first cell of a table's row that runs on over the cells beside it."""
 
     def __init__(self, text: str, width: float, size: float = SMALL) -> None:
-        super().__init__()
-        self._size = size
-        self._text = shortened(text, width, BOLD, size)
+        super().__init__(shortened(text, width, BOLD, size), BOLD, size)
 
     def wrap(self, available_width: float, available_height: float) -> tuple[float, float]:
-        """As high as its line; it takes no width."""
-        del available_width, available_height
-        return 0, self._size * _LEADING
-
-    def draw(self) -> None:
-        """Draw the line."""
-        self.canv.setFillColor(HexColor(chart.INK))
-        draw(self.canv, 0, self._size * (_LEADING - 1), self._text, BOLD, self._size)
+        """It takes no width."""
+        return 0, super().wrap(available_width, available_height)[1]
 
 
 def shortened(text: str, width: float, font: str, size: float) -> str:

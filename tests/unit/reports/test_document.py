@@ -58,6 +58,18 @@ def test_pages_are_numbered_and_repeat_their_heads() -> None:
         assert "Statement of usage hua-uni-2026-10" in text
 
 
+def test_very_many_lines_are_on_several_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = statement(9)
+    as_one = pages(document.pdf(one))
+    monkeypatch.setattr(document, "_ROWS_OF_A_TABLE", 12)
+    as_many = pages(document.pdf(one))
+
+    assert len(as_many) > len(as_one)
+    for line in (line for group in Sheet(one).groups for line in group.lines):
+        assert any(squeezed("".join(line)) in squeezed(text) for text in as_many), line
+    assert sum(text.count("Total\n") for text in as_many) == sum(text.count("Total\n") for text in as_one)
+
+
 def test_one_page_is_enough_where_nothing_was_used() -> None:
     (text,) = pages(document.pdf(statement(0)))
     assert "Page 1 of 1" in text

@@ -5,7 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+import subprocess
+import sys
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -89,6 +93,18 @@ def test_json_is_whole_and_agrees_with_itself() -> None:
 def test_what_was_changed_is_found(path: list[str | int], value: Any, words: str) -> None:
     _, problems = verifying.problems(changed(path, value))
     assert any(words in problem for problem in problems), problems
+
+
+def test_the_digest_can_be_reckoned_as_the_manual_says(tmp_path: Path) -> None:
+    manual = Path(__file__).resolve().parents[3] / "docs/howto/statements.md"
+    (program,) = re.findall(r"```python\n(.*?)```", manual.read_text("utf-8"), re.S)
+    for name, text, answer in (
+        ("true.json", tables.json_text(statement()), "True\n"),
+        ("false.json", changed(["total_minor"], 1), "False\n"),
+    ):
+        (tmp_path / name).write_text(text, "utf-8")
+        command = [sys.executable, "-c", program, str(tmp_path / name)]
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == answer
 
 
 def test_titles_and_days_are_not_in_the_digest() -> None:
