@@ -94,11 +94,21 @@ PERMISSIONS: Mapping[str, _Row] = {
     "suanli.v1.UsageService/GetStatement": _ACCOUNTANTS,
     # It tells of everybody's records. Of the finance officers, those of no institution.
     "suanli.v1.UsageService/VerifyLedger": _OPERATORS,
+    # Of the finance officers, those of no institution.
+    "suanli.v1.UsageService/CorrectLedger": _OPERATORS,
+    "suanli.v1.UsageService/CloseMonth": _OPERATORS,
+    "suanli.v1.UsageService/ListMonths": {A: ANY, F: ANY, O: ANY},
+    # An institution's officers limit its projects only.
+    "suanli.v1.UsageService/PutBudget": _ACCOUNTANTS,
+    # Whoever submits may see why a job is held.
+    "suanli.v1.UsageService/ListBudgets": _PEOPLE,
+    "suanli.v1.UsageService/ListBudgetNotices": _PEOPLE,
 }
 
 # These need no key: the first takes a single-use token instead.
 PUBLIC = frozenset({"suanli.v1.RegionService/EnrolAgent"})
-# A finance officer of no institution is the platform's own: reads every institution's usage and quotas, and puts prices.
+# A finance officer of no institution is the platform's own: reads every institution's usage and
+# quotas, puts prices and budgets, corrects the ledger and closes its months.
 PLATFORM_FINANCE = frozenset(
     {
         "suanli.v1.AdminService/ListInstitutions",
@@ -111,6 +121,11 @@ PLATFORM_FINANCE = frozenset(
         "suanli.v1.UsageService/VerifyLedger",
         "suanli.v1.UsageService/ExportUsage",
         "suanli.v1.UsageService/GetStatement",
+        "suanli.v1.UsageService/CorrectLedger",
+        "suanli.v1.UsageService/CloseMonth",
+        "suanli.v1.UsageService/PutBudget",
+        "suanli.v1.UsageService/ListBudgets",
+        "suanli.v1.UsageService/ListBudgetNotices",
     }
 )
 

@@ -11,6 +11,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from protos.suanli.v1 import admin_pb2, jobs_pb2, regions_pb2, usage_pb2
+from scheduler.api.accounting import AccountingApi
 from scheduler.api.admin import AdminApi
 from scheduler.api.blobs import MAX_BLOB_BYTES, Artifacts, BlobApi
 from scheduler.api.exports import ExportApi
@@ -84,6 +85,7 @@ class ApiServer:
             AdminApi(service),
             PolicyApi(service),
             UsageApi(service),
+            AccountingApi(service),
             PriceApi(service, codec),
             StatementApi(service),
             ExportApi(service),

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from scheduler.domain.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
+from scheduler.domain.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from scheduler.domain.records import BudgetNoticeRecord, LedgerRecord, MonthRecord
 from scheduler.domain.states import JobState
 from scheduler.metering.budgets import Budget, BudgetUnit
@@ -34,6 +34,7 @@ VERIFY_PAUSE_S = 0.25
 MAX_BUDGETS = 10_000
 _PAGE = 10_000
 _TRIES = 20
+_FIXED = {"institution": "institution", "unit": "unit", "from_ms": "beginning"}
 
 
 class Accounting:
@@ -135,7 +136,7 @@ class Accounting:
     async def put_budget(self, budget: Budget, author: str, validate_only: bool) -> BudgetStatus:
         """See ``Service``."""
         state = self.engine.state
-        _check_budget(state, budget)
+        budget = _checked(state, budget)
         if validate_only:
             return BudgetStatus(budget, 0, 0, 0, budget.amount, 0, 0, 0, *_currency(state, budget))
         spent, upto = 0, 0
@@ -162,6 +163,16 @@ class Accounting:
 
         return await self._change(read)
 
+    async def budget_terms(self, institution: str) -> list[Budget]:
+        """See ``Service``."""
+        accounts = self.engine.state.metering.budgets.accounts
+
+        def read() -> list[Budget]:
+            found = [accounts[name].budget for name in sorted(accounts)]
+            return [budget for budget in found if institution in ("", budget.institution)]
+
+        return await self._change(read)
+
     async def list_budget_notices(
         self, institution: str, budget: str, before_number: int, limit: int
     ) -> list[BudgetNoticeRecord]:
@@ -183,8 +194,36 @@ def load_totals(store: Store) -> Totals:
     return Totals(rows, store.last_sequences()[1])
 
 
-def _check_budget(state: State, budget: Budget) -> None:
-    """``NotFound`` for unknown tenants; ``FailedPrecondition`` for what cannot be changed, and money without a price list."""
+def _checked(state: State, budget: Budget) -> Budget:
+    """The budget with its beginning: that of an existing one, or now, when it names none.
+
+    ``NotFound`` for unknown tenants; ``FailedPrecondition`` for what cannot be changed, and money without a price list.
+    """
+    before = state.metering.budgets.accounts.get(budget.budget)
+    if not budget.from_ms:
+        budget = replace(budget, from_ms=before.budget.from_ms if before else state.now())
+    _check_tenants(state, budget)
+    if budget.to_ms <= budget.from_ms:
+        raise InvalidArgument(
+            "budget.to_ms: the budget ends before it begins; give a later instant.", field="budget.to_ms"
+        )
+    if before is None:
+        if len(state.metering.budgets.accounts) >= MAX_BUDGETS:
+            raise ResourceExhausted(
+                f"There are {MAX_BUDGETS:,} budgets already.", reason="TOO_MANY_BUDGETS", field="budget"
+            )
+        return budget
+    for name in ("institution", "unit", "from_ms"):
+        if getattr(before.budget, name) != getattr(budget, name):
+            raise FailedPrecondition(
+                f'The {_FIXED[name]} of budget "{budget.budget}" cannot be changed; close it and make another.',
+                reason="BUDGET_FIXED",
+                field=f"budget.{name}",
+            )
+    return budget
+
+
+def _check_tenants(state: State, budget: Budget) -> None:
     if budget.institution not in state.institutions:
         raise NotFound(
             f'There is no institution "{budget.institution}".',
@@ -204,21 +243,6 @@ def _check_budget(state: State, budget: Budget) -> None:
             reason="NO_PRICE_LIST",
             field="budget.unit",
         )
-    accounts = state.metering.budgets.accounts
-    before = accounts.get(budget.budget)
-    if before is None:
-        if len(accounts) >= MAX_BUDGETS:
-            raise ResourceExhausted(
-                f"There are {MAX_BUDGETS:,} budgets already.", reason="TOO_MANY_BUDGETS", field="budget"
-            )
-        return
-    for name in ("institution", "unit"):
-        if getattr(before.budget, name) != getattr(budget, name):
-            raise FailedPrecondition(
-                f'The {name} of budget "{budget.budget}" cannot be changed; close it and make another.',
-                reason="BUDGET_FIXED",
-                field=f"budget.{name}",
-            )
 
 
 def _spent(store: Store, state: State, budget: Budget, after: int, spent: int) -> tuple[int, int]:
@@ -257,12 +281,14 @@ def apply_budget(state: State, budget: Budget, author: str, spent: int, upto: in
 def status_of(state: State, account: Account) -> BudgetStatus:
     """How a budget stands now."""
     budget, budgets, now = account.budget, state.metering.budgets, state.now()
-    running = 0
-    for number in account.kept:
+    running = committed = 0
+    for number, kept in account.kept.items():
         attempt = state.attempts[number]
-        running += budgets.most(
-            budget, attempt.job.spec, place_of(attempt), attempt.metered_ms or attempt.grant_ms, now
-        )
+        begin_ms = attempt.metered_ms or attempt.grant_ms
+        so_far = budgets.most(budget, attempt.job.spec, place_of(attempt), begin_ms, now)
+        running += so_far
+        # One whose region cannot be heard may have run longer than it should.
+        committed += max(0, kept - so_far)
     used = account.spent + running
     elapsed_ms = min(now, budget.to_ms) - budget.from_ms
     left = budget.exact_amount - used
@@ -276,8 +302,8 @@ def status_of(state: State, account: Account) -> BudgetStatus:
         budget,
         spent=budget.up(account.spent),
         running=budget.up(running),
-        committed=budget.up(account.kept_total - running),
-        available=max(0, -budget.up(-account.available)),
+        committed=budget.up(committed),
+        available=max(0, -budget.up(used + committed - budget.exact_amount)),
         threshold=account.threshold,
         held_jobs=held,
         exhausted_ms=exhausted_ms if now < exhausted_ms < budget.to_ms else 0,

@@ -163,12 +163,14 @@ class Budgets:
             account.keep(attempt.launch_seq, self._most(account.budget, attempt, now_ms))
 
     def keep_anew(self, institution: str, attempts: Iterable[Attempt], now_ms: int) -> None:
-        """The terms of its budgets, or prices, have changed: keep what its running attempts may yet be charged."""
-        for account in self._of.get(institution, ()):
-            account.kept.clear()
-            account.kept_total = 0
+        """The terms of its budgets, or (empty: of all) prices, have changed: keep what running attempts may yet be charged."""
+        for account in self.accounts.values():
+            if institution in ("", account.budget.institution):
+                # Also of one that has just been closed: nobody lets its attempts go any more.
+                account.kept.clear()
+                account.kept_total = 0
         for attempt in attempts:
-            if attempt.job.spec.institution == institution:
+            if institution in ("", attempt.job.spec.institution):
                 self.keep(attempt, now_ms)
 
     def let_go(self, attempt: Attempt) -> None:
@@ -246,8 +248,10 @@ class Budgets:
     def ready(self, now_ms: int) -> Iterator[Account]:
         """Those for whom somebody waits who may have enough now."""
         then_ms, self._looked_ms = self._looked_ms, now_ms
+        # What a job would cost has changed as well where another price list comes into force.
+        repriced = self._prices.at(then_ms) is not self._prices.at(now_ms)
         for account in list(self.accounts.values()):
-            if then_ms < account.budget.from_ms <= now_ms:
+            if repriced or then_ms < account.budget.from_ms <= now_ms:
                 self._look_again(account.budget.institution)
         for account in self.accounts.values():
             if account.waiting and (account.again or min(account.waiting.values()) <= account.available):

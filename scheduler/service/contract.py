@@ -359,6 +359,10 @@ class Service(Protocol):
         """Of one institution or (empty) of all, by id."""
         ...
 
+    async def budget_terms(self, institution: str) -> list[Budget]:
+        """The budgets of one institution or (empty) of all, closed ones and past ones too, without how they stand; by id."""
+        ...
+
     async def list_budget_notices(
         self, institution: str, budget: str, before_number: int, limit: int
     ) -> list[BudgetNoticeRecord]:

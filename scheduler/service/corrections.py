@@ -21,13 +21,13 @@ def correct(
 
     ``FailedPrecondition``: NOT_CORRECTABLE (it is itself a correction's reversal or a credit), ALREADY_CORRECTED, STILL_RUNNING.
     """
-    _check(state, asked, record, known)
     metering = state.metering
-    segment = (record.job_id, record.attempt, record.segment)
-    revision = 1 + max(
-        metering.corrected.get(segment, 0),
-        *(each.revision for each in known if (each.job_id, each.attempt, each.segment) == segment),
-    )
+    segment = _segment_of(record)
+    # Its attempt may have ended after the store was read.
+    of_segment = [each for each in (*known, *metering.recent) if _segment_of(each) == segment]
+    _check(state, asked, record, of_segment)
+    record = _standing(record, of_segment)
+    revision = 1 + max(metering.corrected.get(segment, 0), *(each.revision for each in of_segment))
     kind = EntryKind.CREDIT if asked.credit else EntryKind.REVERSAL
     records = [reversal(record, kind, revision, asked.reason, author)]
     if asked.replacement is not None:
@@ -35,6 +35,18 @@ def correct(
     metering.corrected[segment] = revision
     metering.taken_back.add(record.sequence)
     return post(state, records)
+
+
+def _segment_of(record: LedgerRecord) -> tuple[str, int, int]:
+    return record.job_id, record.attempt, record.segment
+
+
+def _standing(record: LedgerRecord, known: Sequence[LedgerRecord]) -> LedgerRecord:
+    """The part of a metered record that still counts: it may have been posted beyond what turned out to be its end."""
+    if record.kind != EntryKind.USAGE:
+        return record
+    taken_ms = [each.start_ms for each in known if each.kind == EntryKind.REVERSAL and not each.reference]
+    return record._replace(end_ms=min(record.end_ms, *taken_ms)) if taken_ms else record
 
 
 def _check(state: State, asked: Correction, record: LedgerRecord, known: Sequence[LedgerRecord]) -> None:
@@ -55,6 +67,16 @@ def _check(state: State, asked: Correction, record: LedgerRecord, known: Sequenc
     if record.sequence in state.metering.taken_back or any(each.reference == record.sequence for each in known):
         raise FailedPrecondition(
             f"Record {record.sequence} has been corrected before; `suanli ledger --job {record.job_id}` shows what stands in its place.",
+            reason="ALREADY_CORRECTED",
+            field="sequence",
+        )
+    standing = _standing(record, known)
+    if standing.start_ms >= standing.end_ms or any(
+        each.kind == EntryKind.CREDIT and not each.reference for each in known if record.kind == EntryKind.USAGE
+    ):
+        raise FailedPrecondition(
+            f"Record {record.sequence} counts for nothing: it was taken back or credited when its attempt ended; "
+            f"see `suanli ledger --job {record.job_id}`.",
             reason="ALREADY_CORRECTED",
             field="sequence",
         )

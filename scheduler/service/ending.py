@@ -13,6 +13,7 @@ from scheduler.domain.states import (
     AttemptState,
     JobState,
 )
+from scheduler.service.budgets import BUDGET
 from scheduler.service.job import Job
 from scheduler.service.model import Attempt
 from scheduler.service.posting import post_release
@@ -188,4 +189,7 @@ def _reopen_array(state: State, array: Job) -> None:
     if array in state.queue:
         state.queue.changed(array)
     elif array.startable_tasks > 0:
+        if array.reason == BUDGET:
+            # What the ended task did not use may be enough for the next.
+            array.reason = array.message = ""
         state.enqueue(array)

@@ -32,7 +32,7 @@ def hold(state: State, waiting: Job, shortfall: Shortfall, pool: PoolKey) -> Non
 def tick(state: State) -> None:
     """Let those go whose budget has room again, and stop what would overrun one."""
     budgets = state.metering.budgets
-    if not budgets:
+    if not budgets.accounts:
         return
     now = state.now()
     for account in budgets.ready(now):

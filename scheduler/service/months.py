@@ -42,6 +42,9 @@ def check_closable(state: State, month: str, periods: Collection[str]) -> MonthR
 def close(state: State, month: str, digest: bytes, records: int, author: str) -> MonthRecord:
     """Close it: from now on what belongs to it is posted to the next month."""
     metering = state.metering
+    if month in metering.months:
+        # Somebody else has, while this caller's sums were read.
+        return metering.months[month]
     record = MonthRecord(month, state.now(), author, state.counters.ledger_seq, metering.head, digest, records)
     metering.months[month] = record
     state.record.months.append(record)

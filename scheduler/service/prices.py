@@ -44,6 +44,8 @@ def put_price_list(state: State, draft: PriceListDraft, author: str) -> PriceLis
     state.record.price_lists.append(record)
     _keep(state, record)
     state.metering.use_price_list(prices)
+    # What runs may now cost more than was kept for it.
+    state.metering.budgets.keep_anew("", state.attempts.values(), now)
     return PriceListPut(record, found)
 
 

@@ -45,7 +45,7 @@ def _apply(state: State, start: Start) -> bool:
     place = state.jobs_by_no.get(start.job_no)
     if place is None or place not in state.queue or not _still_fits(state, place, start):
         return False
-    if not _is_covered(state, place, start):
+    if not _is_covered(state, place, PoolKey(start.region, start.pool), start.accelerator):
         return False
     job = _next_task(state, place) if place.array_size else place
     state.counters.launch_seq += 1
@@ -93,16 +93,16 @@ def _still_fits(state: State, job: Job, start: Start) -> bool:
     return fits
 
 
-def _is_covered(state: State, job: Job, start: Start) -> bool:
+def _is_covered(state: State, job: Job, pool: PoolKey, accelerator: str) -> bool:
     """Whether the job's budgets cover the most that it may cost there; when not, it leaves the queue."""
     budgets, spec = state.metering.budgets, job.spec
     if not budgets:
         return True
-    place = Place(start.region, start.pool, start.accelerator, spec.priority, spec.preemptible)
+    place = Place(pool.region, pool.pool, accelerator, spec.priority, spec.preemptible)
     shortfall = budgets.shortfall(job, place, state.now())
     if shortfall is None:
         return True
-    funding.hold(state, job, shortfall, PoolKey(start.region, start.pool))
+    funding.hold(state, job, shortfall, pool)
     return False
 
 
@@ -142,6 +142,9 @@ def evict(state: State, eviction: Eviction) -> None:
         return
     job = attempt.job
     if job.job_no != eviction.job_no or not job.spec.preemptible:
+        return
+    if not _is_covered(state, wanted_by, PoolKey(attempt.region, attempt.pool), attempt.accelerator):
+        # Nobody is stopped for a job that could not start then.
         return
     institution = job.spec.institution
     job.reason, job.message = "PREEMPTING", _eviction_message(job, wanted_by, eviction.rule)

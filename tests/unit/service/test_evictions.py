@@ -10,6 +10,7 @@ from scheduler.domain.agent import Checkpointed, Launch, Stop
 from scheduler.domain.states import AttemptOutcome, JobState
 from scheduler.planning.types import Eviction, Plan, RunningView
 from scheduler.service.evictions import WINDOW_MS
+from tests.unit.service.books import ONE_HOUR, Books
 from tests.unit.service.harness import SETTINGS, T0_MS, Site, launches, only, spec, stops
 
 O = AttemptOutcome  # noqa: E741
@@ -72,6 +73,24 @@ def test_the_victim_is_told_why_and_makes_room(site: Site, decide: Decide) -> No
     assert (site.reason(victim), record.message) == ((JobState.QUEUED, "PREEMPTED"), stop.message)
     assert (record.losses, record.failures, record.submit_ms) == (0, 0, T0_MS)
     assert site.events(victim)[-1].kind == "PREEMPTED"
+
+
+def test_nobody_is_stopped_for_a_job_that_its_budget_does_not_cover(site: Site, decide: Decide) -> None:
+    books = Books(site)
+    books.budget(16_000)
+    victim = site.running(institution="south", cpu=7_000, preemptible=True, **ONE_HOUR)
+    other = site.running(**ONE_HOUR)
+    waiting = site.submit_one(cpu=8_000, **ONE_HOUR)
+    assert site.state(waiting) is JobState.QUEUED
+    books.budget(8_500)
+    decide(victim, waiting)
+    assert stops(site.turn()) == []
+    assert site.reason(waiting) == (JobState.HELD, "BUDGET")
+
+    site.east.finished(other)
+    site.wait(1_000)
+    decide(victim, waiting)
+    assert stops(site.turn()) == [(victim, O.PREEMPTED)]
 
 
 def test_it_resumes_from_its_checkpoint(site: Site, decide: Decide) -> None:
