@@ -10,7 +10,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Unpack
 
-from protos.suanli.v1 import admin_pb2, common_pb2, jobs_pb2, prices_pb2, usage_pb2
+from protos.suanli.v1 import admin_pb2, budgets_pb2, common_pb2, jobs_pb2, prices_pb2, usage_pb2
 from suanli import functions, transfer
 from suanli.connection import Connection, connect
 from suanli.errors import InvalidArgument, WaitTimeout
@@ -99,6 +99,19 @@ class AsyncClient:
         check_names(options)
         request = prices_pb2.EstimateCostRequest(job=build_spec(*await self._with_folder(options, {})))
         return await self.connection.call(self.connection.usage.EstimateCost, request, idempotent=True)
+
+    async def budgets(
+        self, *, institution: str = "", project: str = "", include_past: bool = False
+    ) -> list[budgets_pb2.BudgetStatus]:
+        """Return budgets with how they stand, by id. Amounts are in a budget's unit; see ``suanli.v1.BudgetUnit``."""
+        request = budgets_pb2.ListBudgetsRequest(institution=institution, project=project, include_past=include_past)
+        found: list[budgets_pb2.BudgetStatus] = []
+        while True:
+            response = await self.connection.call(self.connection.usage.ListBudgets, request, idempotent=True)
+            found += response.budgets
+            if not response.next_page_token:
+                return found
+            request.page_token = response.next_page_token
 
     async def _submit(
         self, jobs: Sequence[Mapping[str, Any]], request_id: str, check_only: bool

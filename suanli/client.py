@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
-from protos.suanli.v1 import admin_pb2, jobs_pb2, prices_pb2
+from protos.suanli.v1 import admin_pb2, budgets_pb2, jobs_pb2, prices_pb2
 from suanli.aio import AsyncClient
 from suanli.info import JobInfo
 from suanli.job import AsyncJob
@@ -129,6 +129,13 @@ class Client:
     def estimate(self, options: Mapping[str, Any]) -> prices_pb2.EstimateCostResponse:
         """Say what a job that is not submitted would cost, in each pool where it could run. ``options`` as those of ``submit``."""
         return self._loop.run(self._async.estimate(options))
+
+    def budgets(
+        self, *, institution: str = "", project: str = "", include_past: bool = False
+    ) -> list[budgets_pb2.BudgetStatus]:
+        """Return budgets with how they stand, by id. Amounts are in a budget's unit; see ``suanli.v1.BudgetUnit``."""
+        asked = self._async.budgets(institution=institution, project=project, include_past=include_past)
+        return self._loop.run(asked)
 
     def submit_function(
         self,

@@ -11,37 +11,19 @@ from typing import Any, Final
 import click
 from google.protobuf.descriptor import FieldDescriptor
 
-from protos.suanli.v1 import common_pb2, usage_pb2
-from suanli.cli import human
+from protos.suanli.v1 import usage_pb2
+from suanli.cli.corrections import correct
 from suanli.cli.groups import DefaultGroup
-from suanli.cli.output import Column, Output, output_option_of, short_name, to_data
+from suanli.cli.output import Output, output_option_of, short_name, to_data
+from suanli.cli.records import COLUMNS, Record
 from suanli.cli.reports import FILE_FORMS, FORMS, Field, report_options, target, writer_of
 from suanli.cli.runtime import Link, connected, pages
 from suanli.cli.values import Instant
 from suanli.cli.verify import verify
 
-Record = usage_pb2.LedgerRecord
 MAX_RECORDS = 1_000_000
 DEFAULT_LIMIT = 1000
 _TELL_EVERY = 10_000
-_OUTCOMES = common_pb2.AttemptOutcome.DESCRIPTOR
-_KINDS = usage_pb2.LedgerKind.DESCRIPTOR
-_COLUMNS: list[Column[Record]] = [
-    Column("NO", lambda r: str(r.sequence), right=True),
-    Column("JOB", lambda r: r.job_id, whole=True),
-    Column("ATTEMPT", lambda r: str(r.attempt), right=True),
-    Column("PART", lambda r: str(r.segment), right=True),
-    Column("KIND", lambda r: (short_name(_KINDS, r.kind) or "").lower()),
-    Column("PROJECT", lambda r: f"{r.institution}/{r.project}"),
-    Column("USER", lambda r: r.user),
-    Column("POOL", lambda r: f"{r.region}/{r.pool}"),
-    Column("FROM", lambda r: human.instant(r.start_ms), whole=True),
-    Column("HELD", lambda r: human.duration(r.end_ms - r.start_ms), right=True),
-    Column("CPU", lambda r: human.cpus(r.cpu_milli), right=True),
-    Column("MEMORY", lambda r: human.memory(r.memory_mib), right=True),
-    Column("GPU", lambda r: human.cpus(r.gpu_milli), right=True),
-    Column("OUTCOME", lambda r: short_name(_OUTCOMES, r.outcome) or ""),
-]
 _BIG: Final = {"cost_units"}
 
 
@@ -54,6 +36,7 @@ def ledger() -> None:
 
 
 ledger.add_command(verify)
+ledger.add_command(correct)
 
 
 @ledger.command("list")
@@ -100,7 +83,7 @@ async def list_records(
         if out.form in ("table", "yaml"):
             found = [record async for record in records]
             if file is None:
-                out.listing(found, _COLUMNS, "There is no record.")
+                out.listing(found, COLUMNS, "There is no record.")
             else:
                 await _to_file(_again(found), out, file)
             count = len(found)

@@ -37,6 +37,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "ledger": "suanli.cli.ledger:ledger",
         "statement": "suanli.cli.statement:statement",
         "price": "suanli.cli.price:price",
+        "month": "suanli.cli.months:month",
     },
     "Places": {
         "regions": "suanli.cli.places:regions",
@@ -55,6 +56,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "user": "suanli.cli.people:user",
         "key": "suanli.cli.people:key",
         "quota": "suanli.cli.quotas:quota",
+        "budget": "suanli.cli.budgets:budget",
         "policy": "suanli.cli.policy:policy",
     },
     "System": {
