@@ -325,9 +325,9 @@ def test_what_cannot_be_corrected(site: Site, books: Books, record: LedgerRecord
         (Replacement(end_ms=record.start_ms), "replacement.end_ms"),
         (Replacement(project="nothing"), "replacement.project"),
     ):
-        assert refusal(lambda replacement=replacement: books.correct(record.sequence, replacement=replacement)).field == (
-            field
-        )
+        assert refusal(
+            lambda replacement=replacement: books.correct(record.sequence, replacement=replacement)
+        ).field == (field)
     error = refusal(lambda: books.correct(record.sequence, replacement=Replacement(cpu_milli=1), credit=True))
     assert (type(error), error.field) == (InvalidArgument, "credit")
     running = site.running(**LONG)
@@ -338,7 +338,9 @@ def test_what_cannot_be_corrected(site: Site, books: Books, record: LedgerRecord
     assert {r.kind for r in site.ledger()} == {K.USAGE}
 
 
-def test_a_correction_of_a_closed_month_is_posted_to_the_open_one(site: Site, books: Books, record: LedgerRecord) -> None:
+def test_a_correction_of_a_closed_month_is_posted_to_the_open_one(
+    site: Site, books: Books, record: LedgerRecord
+) -> None:
     go_to(site, 2026, 11, 2)
     closed = books.close("2026-10")
     posted = books.correct(record.sequence, replacement=Replacement(cpu_milli=500))
