@@ -50,7 +50,7 @@ class Books:
 
     def budget(self, amount: int, name: str = "term", **values: Any) -> BudgetStatus:
         """Put a budget, of core-hours (in thousandths), hard, and for 90 days if nothing else is said."""
-        terms = {
+        terms: dict[str, Any] = {
             "institution": "north",
             "projects": frozenset[str](),
             "unit": BudgetUnit.CPU_CORE_HOURS,

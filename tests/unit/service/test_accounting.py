@@ -19,7 +19,7 @@ from scheduler.service.posting import POSTED_AT_ONCE
 from tests.unit.service.books import MINUTE_MS, Books, run
 from tests.unit.service.harness import T0_MS, Site
 
-O, K = AttemptOutcome, EntryKind
+O, K = AttemptOutcome, EntryKind  # noqa: E741
 DAY_MS = 24 * HOUR_MS
 LONG = {"max_runtime_ms": 60 * DAY_MS}
 PRICES = "currency: CNY\nrates: [{cpu_core_hour: 1}]\ncredited: [node-lost]\n"
@@ -325,9 +325,8 @@ def test_what_cannot_be_corrected(site: Site, books: Books, record: LedgerRecord
         (Replacement(end_ms=record.start_ms), "replacement.end_ms"),
         (Replacement(project="nothing"), "replacement.project"),
     ):
-        assert refusal(
-            lambda replacement=replacement: books.correct(record.sequence, replacement=replacement)
-        ).field == (field)
+        error = refusal(lambda replacement=replacement: books.correct(record.sequence, replacement=replacement))
+        assert error.field == field
     error = refusal(lambda: books.correct(record.sequence, replacement=Replacement(cpu_milli=1), credit=True))
     assert (type(error), error.field) == (InvalidArgument, "credit")
     running = site.running(**LONG)

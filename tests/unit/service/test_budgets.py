@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -358,11 +359,12 @@ def test_what_has_been_used_before_counts(site: Site, books: Books) -> None:
 
 def test_terms_that_cannot_be(site: Site, books: Books) -> None:
     books.budget(1_000)
-    for values, field in (
+    fixed: list[tuple[dict[str, Any], str]] = [
         ({"institution": "south"}, "budget.institution"),
         ({"unit": BudgetUnit.GPU_HOURS}, "budget.unit"),
         ({"from_ms": T0_MS + 1}, "budget.from_ms"),
-    ):
+    ]
+    for values, field in fixed:
         error = refusal(lambda values=values: books.budget(1_000, **values))
         assert (error.reason, error.field) == ("BUDGET_FIXED", field)
     assert books.budget(1_000, from_ms=0).budget.from_ms == T0_MS
@@ -371,10 +373,11 @@ def test_terms_that_cannot_be(site: Site, books: Books) -> None:
     error = refusal(lambda: books.budget(1_000, "old", from_ms=0, to_ms=T0_MS + 5))
     assert isinstance(error, InvalidArgument)
     assert error.field == "budget.to_ms"
-    for values, reason in (
+    unknown: list[tuple[dict[str, Any], str]] = [
         ({"institution": "nobody"}, "INSTITUTION_NOT_FOUND"),
         ({"projects": frozenset({"default", "nothing"})}, "PROJECT_NOT_FOUND"),
-    ):
+    ]
+    for values, reason in unknown:
         error = refusal(lambda values=values: books.budget(1_000, "x", **values))
         assert isinstance(error, NotFound)
         assert error.reason == reason
