@@ -72,7 +72,8 @@ class Gate:
     def __init__(self, authenticator: Authenticator, observer: RpcObserver) -> None:
         self._authenticator = authenticator
         self._observer = observer
-        self._streams: set[asyncio.Task[object]] = set()
+        self._waiting: set[asyncio.Task[object]] = set()
+        """Streams that wait for something to say. One that is just saying something ends after that, so that its caller learns why."""
         self._closing = False
         self.open = False
         """Whether calls are taken. A standby refuses them all: it knows no keys."""
@@ -81,7 +82,7 @@ class Gate:
         """Take no more calls, and end the streams that are open, which would never end by themselves."""
         self.open = False
         self._closing = True
-        for task in self._streams:
+        for task in list(self._waiting):
             task.cancel()
 
     def add(self, server: grpc.aio.Server, service: ServiceDescriptor, servicers: Sequence[object]) -> None:
@@ -154,13 +155,22 @@ class Gate:
             responses = None
             task = asyncio.current_task()
             assert task is not None, "gRPC runs every call in a task"
-            self._streams.add(task)
             try:
                 caller = self._admit(name, context)
                 request = _parsed(raw, parse) if method.client_streaming else parse(raw)
                 responses = function(request, caller)
-                async for response in responses:
+                while True:
+                    self._waiting.add(task)
+                    try:
+                        response = await anext(responses)
+                    except StopAsyncIteration:
+                        break
+                    finally:
+                        self._waiting.discard(task)
                     yield response.SerializeToString()
+                    if self._closing:
+                        failure = self._not_serving()
+                        break
             except Exception as error:
                 failure = self._failure(name, error)
                 if method.client_streaming and responses is None:
@@ -170,7 +180,6 @@ class Gate:
                     raise
                 failure = self._not_serving()
             finally:
-                self._streams.discard(task)
                 self._observer.stream(name, -1)
                 if responses is not None:
                     # A caller that hangs up leaves the generator in the middle: its clean-up must not wait for the collector.

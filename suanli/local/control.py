@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -58,14 +59,27 @@ class Control:
 
     def call(self, method: Any, request: Any) -> Any:
         """Call a method of a stub and return its response."""
-        try:
+        with _told():
             return method(request, metadata=self._metadata, timeout=CALL_TIMEOUT_S)
-        except grpc.RpcError as error:
-            # Every error of a call is also one.
-            code = error.code() if isinstance(error, grpc.Call) else None
-            text = error.details() if isinstance(error, grpc.Call) else str(error)
-            if code is grpc.StatusCode.UNAUTHENTICATED:
-                raise LocalError(
-                    "The control plane refuses the key in admin.key: it is of another database or was revoked."
-                ) from error
-            raise LocalError(f"The control plane does not answer as it should: {text}") from error
+
+    def last(self, method: Any, request: Any) -> Any:
+        """Call a streaming method of a stub and return the last of its responses."""
+        with _told():
+            *_, response = method(request, metadata=self._metadata, timeout=CALL_TIMEOUT_S)
+            return response
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Say what a call that failed means here."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        # Every error of a call is also one.
+        code = error.code() if isinstance(error, grpc.Call) else None
+        text = error.details() if isinstance(error, grpc.Call) else str(error)
+        if code is grpc.StatusCode.UNAUTHENTICATED:
+            raise LocalError(
+                "The control plane refuses the key in admin.key: it is of another database or was revoked."
+            ) from error
+        raise LocalError(f"The control plane does not answer as it should: {text}") from error

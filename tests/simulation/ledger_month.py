@@ -20,7 +20,7 @@ from random import Random
 
 from scheduler.api.usage_metrics import usage_families
 from scheduler.domain.agent import AttemptEvent, AttemptEvents, Finished, Started
-from scheduler.domain.errors import Deposed, FailedPrecondition
+from scheduler.domain.errors import Deposed, FailedPrecondition, InvalidArgument
 from scheduler.domain.records import AttemptRecord, InstitutionRecord, LedgerRecord, ProjectRecord
 from scheduler.domain.resources import Resources
 from scheduler.domain.states import AttemptOutcome, EntryKind
@@ -90,9 +90,8 @@ class Months:
                 self._correct()
             if day == days + 3:
                 self._close(FIRST)
-        for region in self.site.agents.values():
-            for job_id in list(region.held):
-                self._end(region.region, job_id)
+        while any(region.held for region in self.site.agents.values()):
+            self._ends(1.0)
 
     def _step(self, jobs: int, ms: int, most: int) -> None:
         rng, site = self.rng, self.site
@@ -100,10 +99,7 @@ class Months:
         self.submitted += count
         if count:
             site.submit(*(self._job() for _ in range(count)))
-        for region in site.agents.values():
-            for job_id in list(region.held):
-                if rng.random() < 0.5:
-                    self._end(region.region, job_id)
+        self._ends(0.5)
         site.wait(rng.randrange(ms // 2, ms))
 
     def _job(self):
@@ -121,23 +117,26 @@ class Months:
             max_runtime_ms=40 * 24 * HOUR_MS,
         )
 
-    def _end(self, region: str, job_id: str) -> None:
-        """Sometimes it is heard of long after."""
-        rng, agent = self.rng, self.site.agents[region]
-        ref = agent.held.pop(job_id)
-        age_ms = rng.choice((0, 0, 17, 40_000, 9 * HOUR_MS))
-        outcome = rng.choices(ENDS, (80, 10, 5, 5))[0]
-        used = {
-            "cpu_used_ms": rng.randrange(1 << 30),
-            "peak_memory_mib": rng.randrange(7000),
-            "gpu_used_milli_ms": rng.randrange(1 << 30),
-        }
-        events = (Started(), Finished(outcome, **used))
-        numbered = enumerate(events, agent.event_seq + 1)
-        agent.say(AttemptEvents(tuple(AttemptEvent(seq, ref, age_ms, event) for seq, event in numbered)))
-        agent.event_seq += len(events)
+    def _ends(self, part: float) -> None:
+        """Of what runs, some end; of some that is heard long after."""
+        rng = self.rng
+        for agent in self.site.agents.values():
+            events = []
+            for job_id in [job_id for job_id in agent.held if rng.random() < part]:
+                ref = agent.held.pop(job_id)
+                age_ms = rng.choice((0, 0, 17, 40_000, 9 * HOUR_MS))
+                outcome = rng.choices(ENDS, (80, 10, 5, 5))[0]
+                used = {
+                    "cpu_used_ms": rng.randrange(1 << 30),
+                    "peak_memory_mib": rng.randrange(7000),
+                    "gpu_used_milli_ms": rng.randrange(1 << 30),
+                }
+                for event in (Started(), Finished(outcome, **used)):
+                    agent.event_seq += 1
+                    events.append(AttemptEvent(agent.event_seq, ref, age_ms, event))
+                self.happened["ends"] += 1
+            agent.say(AttemptEvents(tuple(events)))
         self.site.turn()
-        self.happened["ends"] += 1
 
     def _price(self) -> None:
         rng, site = self.rng, self.site
@@ -204,7 +203,7 @@ class Months:
         try:
             corrections.correct(site.engine.state, asked, record, site.store.ledger_of([record.job_id]), "fin")
             self.happened[kind] += 1
-        except FailedPrecondition:
+        except (FailedPrecondition, InvalidArgument):
             self.happened["corrections refused"] += 1
         site.turn()
 

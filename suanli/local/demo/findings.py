@@ -99,6 +99,16 @@ class Bill:
     attempts: int
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Charged:
+    """One institution's statement: its total in words, and the file it is in."""
+
+    institution: str
+    number: str
+    total: str
+    file: str
+
+
 @dataclasses.dataclass(slots=True)
 class Findings:
     """All of it."""
@@ -120,6 +130,9 @@ class Findings:
     ledger_records: int = 0
     ledger_agrees: bool = False
     """Whether the bills equal the sum over the ledger's records, to the last unit."""
+    statements: list[Charged] = dataclasses.field(default_factory=list)
+    verified_records: int = 0
+    """Records whose chain and totals were verified and found right."""
     problems: list[str] = dataclasses.field(default_factory=list)
 
     def to_data(self) -> dict[str, Any]:

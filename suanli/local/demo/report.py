@@ -176,12 +176,13 @@ def _bills(findings: Findings, classes: dict[str, str]) -> str:
             f'<div class="card"><h3 class="{classes[tenant.id]}-text">{escape(tenant.title)}</h3><div class="scroll"><table>'
             "<thead><tr><th>region</th><th class=num>jobs</th><th class=num>core seconds</th><th class=num>GiB seconds</th>"
             f"</tr></thead><tbody>{''.join(_bill_row(bill.region, [bill]) for bill in bills)}</tbody>"
-            f"<tfoot>{_bill_row('together', bills)}</tfoot></table></div></div>"
+            f"<tfoot>{_bill_row('together', bills)}</tfoot></table></div>{_statements(findings, tenant)}</div>"
         )
     if findings.ledger_agrees:
         seal = (
             f'<p class="seal">Checked: these figures are the sums of {findings.ledger_records} records of the append-only '
-            "ledger, in whole milli-core milliseconds, to the last unit.</p>"
+            f"ledger, in whole milli-core milliseconds, to the last unit; {findings.verified_records} records and all totals were "
+            "verified anew, and each record's hash seals those before it.</p>"
         )
     else:
         seal = '<p class="trouble">These figures are not the sums of the ledger\'s records.</p>'
@@ -189,6 +190,16 @@ def _bills(findings: Findings, classes: dict[str, str]) -> str:
         '<h2>What each institution used</h2><p class="soft">Metered from grant to release: what a job asked for, times how '
         f'long it held it.</p><div class="two" style="margin-top:16px">{"".join(cards)}</div>{seal}'
     )
+
+
+def _statements(findings: Findings, tenant: Tenant) -> str:
+    """Links to what a finance officer would file."""
+    items = "".join(
+        f'<li><a href="{escape(each.file)}">Statement {escape(each.number)}</a>: {escape(each.total)}</li>'
+        for each in findings.statements
+        if each.institution == tenant.id
+    )
+    return f'<ul class="small">{items}</ul>' if items else ""
 
 
 def _bill_row(label: str, bills: Iterable[Bill]) -> str:

@@ -10,18 +10,20 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from protos.suanli.v1 import jobs_pb2, usage_pb2
+from protos.suanli.v1 import jobs_pb2, statements_pb2, usage_pb2
 from suanli.client import Client, Job
 from suanli.errors import FailedPrecondition, InvalidArgument, SuanliError
 from suanli.info import JobInfo
 from suanli.local.control import Control
 from suanli.local.demo import tenants
-from suanli.local.demo.findings import Analysis, Answer, Bill, Findings, JobRun, Tenant
+from suanli.local.demo.findings import Analysis, Answer, Bill, Charged, Findings, JobRun, Tenant
 from suanli.local.demo.published import SHOWN
 from suanli.local.demo.tenants import MINISTRY, TENANTS, UNIVERSITY
+from suanli.reports import page
 
 TASKS = 6
 JOBS_TIMEOUT_S = 240.0
@@ -52,6 +54,7 @@ class Scenario:
                 tenant: stack.enter_context(Client(self._address, tenants.create(control, tenant)))
                 for tenant in TENANTS
             }
+            tenants.put_prices(control)
             self._say(f"Two institutions: {UNIVERSITY.title} and {MINISTRY.title}.")
             self._submit(clients[UNIVERSITY], clients[MINISTRY])
             self._follow()
@@ -59,6 +62,8 @@ class Scenario:
             self._function(clients[UNIVERSITY])
             self._record_runs()
             self._bills(control)
+            self._statements(control)
+            self._verify(control)
 
     # --- jobs -----------------------------------------------------------------------------------------------------
 
@@ -249,6 +254,24 @@ class Scenario:
         self._findings.ledger_agrees = billed == dict(sums) and bool(bills)
         if not self._findings.ledger_agrees:
             self._findings.problems.append("The bills are not the sums of the ledger's records.")
+
+    def _statements(self, control: Control) -> None:
+        """Of the months in which something was used: at the turn of a month there are two."""
+        dimensions = [usage_pb2.USAGE_DIMENSION_INSTITUTION, usage_pb2.USAGE_DIMENSION_PERIOD]
+        usage = control.call(control.usage.GetUsage, usage_pb2.GetUsageRequest(group_by=dimensions))
+        for row in usage.rows:
+            request = statements_pb2.GetStatementRequest(institution=row.key[0], month=row.key[1])
+            statement = control.call(control.usage.GetStatement, request)
+            file = f"statement-{statement.number}.html"
+            (self._folder / file).write_text(page.html(statement), encoding="utf-8")
+            total = f"{Decimal(statement.total_minor).scaleb(-statement.currency_digits):f} {statement.currency}"
+            self._findings.statements.append(Charged(statement.institution, statement.number, total, file))
+
+    def _verify(self, control: Control) -> None:
+        last = control.last(control.usage.VerifyLedger, usage_pb2.VerifyLedgerRequest())
+        self._findings.problems += [fault.message for fault in last.faults]
+        self._findings.verified_records = last.checked if last.done and not last.faults else 0
+        self._say(f"Verified {last.checked} records of the ledger: {len(last.faults)} faults.")
 
 
 def _questions_needed() -> Callable[[float, int, float], int]:

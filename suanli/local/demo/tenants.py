@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from protos.suanli.v1 import admin_pb2, common_pb2
+from protos.suanli.v1 import admin_pb2, common_pb2, prices_pb2
 from suanli.local.control import Control
 from suanli.local.demo.findings import Tenant
 
 UNIVERSITY = Tenant("beishan-university", "Beishan University", "learning-science", "lin", "east")
 MINISTRY = Tenant("minglan-ministry", "Ministry of Education of Minglan", "school-quality", "zhao", "west")
 TENANTS = (UNIVERSITY, MINISTRY)
+
+PRICES = """\
+# Prices of the demonstration: a fen for a core second, so that jobs of seconds cost something that can be seen.
+name: demonstration
+currency: CNY
+rates:
+  - cpu_core_hour: 36
+    memory_gib_hour: 3.6
+discounts:
+  - {institution: minglan-ministry, percent: 10}
+"""
+
+
+def put_prices(control: Control) -> None:
+    """Have all that is used from now on cost something."""
+    request = prices_pb2.PutPriceListRequest(document=PRICES, comment="For the demonstration.")
+    control.call(control.usage.PutPriceList, request)
 
 
 def create(control: Control, tenant: Tenant) -> str:
