@@ -26,7 +26,10 @@ class Verification:
         self._upto = upto_sequence
         self._whole = from_sequence <= 1
         self._budgets: dict[str, Budget] = {
-            name: account.budget for name, account in state.metering.budgets.accounts.items()
+            # A closed one counts no more.
+            name: account.budget
+            for name, account in state.metering.budgets.accounts.items()
+            if not account.budget.closed
         }
         before = (0, b"")
         if not self._whole:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
@@ -16,6 +17,7 @@ from scheduler.service import tenants
 from scheduler.service.contract import Correction, Replacement
 from scheduler.service.ports import UsageQuery
 from scheduler.service.posting import POSTED_AT_ONCE
+from scheduler.service.verification import Verification
 from tests.unit.service.books import MINUTE_MS, Books, run
 from tests.unit.service.harness import T0_MS, Site
 
@@ -62,6 +64,18 @@ def refusal(work: object) -> SuanliError:
     with pytest.raises(SuanliError) as caught:
         work()  # type: ignore[operator]
     return caught.value
+
+
+@pytest.fixture(autouse=True)
+def verified(site: Site, books: Books) -> Iterator[None]:
+    """Whatever a test has made of the ledger, it can be verified."""
+    yield
+    site.turn()
+    check = Verification(site.store, site.engine.state, 1, None, site.store.last_sequences()[1])
+    while check.step():
+        pass
+    check.finish()
+    assert list(check.progress().faults) == []
 
 
 # --- days -------------------------------------------------------------------------------------------------------------
@@ -169,6 +183,14 @@ def test_a_credit_ends_where_the_attempt_did(site: Site, books: Books) -> None:
     records = site.ledger(job_id)
     assert hours(records) == 1_000 * (23 * HOUR_MS + 1_000)
     assert cost(site, records) == 0
+
+
+def test_a_closed_budget_counts_no_more_and_verifies_all_the_same(site: Site, books: Books) -> None:
+    books.budget(10**6)
+    site.east.finished(_hour(site))
+    books.budget(10**6, closed=True)
+    site.east.finished(_hour(site))
+    assert books.status().spent == 1_000
 
 
 # --- months -----------------------------------------------------------------------------------------------------------
