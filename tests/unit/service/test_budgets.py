@@ -290,6 +290,20 @@ def test_when_prices_rise_what_runs_is_stopped_in_time(site: Site, books: Books)
     assert books.notices() == [(50, account.budget.nearest(account.spent)), (80, account.budget.nearest(account.spent))]
 
 
+def test_a_start_that_takes_long_is_paid_and_overruns_nothing(site: Site, books: Books) -> None:
+    books.budget(1_000)
+    job_id = site.submit_one(**ONE_HOUR)
+    site.wait(5 * MINUTE_MS)
+    site.east.started(job_id)
+    assert stops(site.wait(54 * MINUTE_MS)) == []
+    ordered: list[tuple[str, AttemptOutcome]] = []
+    while not ordered:
+        ordered = stops(site.wait(1_000))
+    site.wait(30_000)
+    site.east.finished(job_id, O.PREEMPTED)
+    assert 990 < books.status().spent <= 1_000
+
+
 def test_a_dearer_list_for_later_is_reckoned_with(site: Site, books: Books) -> None:
     at_ms = T0_MS + 30 * MINUTE_MS
     books.prices(PRICES % "1")
