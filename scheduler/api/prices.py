@@ -11,6 +11,7 @@ from scheduler.api.visibility import Caller, other_institution
 from scheduler.service.contract import Service
 from scheduler.wire import check
 from scheduler.wire import prices as wire
+from scheduler.wire.accounting import status_to_proto
 from scheduler.wire.spec import SpecCodec
 
 
@@ -58,4 +59,8 @@ class PriceApi:
         spec = self._codec.read(request.job, field="job", institution=caller.institution)
         if caller.scope is not Scope.ANY and spec.institution != caller.institution:
             raise other_institution("job.institution", caller.institution)
-        return wire.estimates_to_proto(await self._service.estimate(spec, caller.user))
+        found = wire.estimates_to_proto(await self._service.estimate(spec, caller.user))
+        for status in await self._service.list_budgets(spec.institution, include_past=False):
+            if status.budget.is_for(spec.institution, spec.project):
+                found.budgets.append(status_to_proto(status))
+        return found

@@ -13,6 +13,7 @@ import yaml
 
 from protos.suanli.v1 import prices_pb2
 from suanli.cli import human
+from suanli.cli.budgets import amount_text
 from suanli.cli.exits import USAGE
 from suanli.cli.output import Column, Output, output_option
 from suanli.cli.policy import named, text_of
@@ -198,6 +199,9 @@ async def estimate(link: Link, /, path: str | None, out: Output, **flags: Any) -
     for one in answer.estimates if answer.currency else ():
         if one.unpriced:
             out.note(f"No price applies to it in {one.pool}; there it costs nothing.")
+    for status in answer.budgets:
+        kind = "hard" if status.budget.hard else "gives notice only"
+        out.note(f"Budget {status.budget.id} ({kind}) has {amount_text(status.available, status)} available.")
     if not answer.covered:
         out.note(f"It would be refused: {answer.message}")
 

@@ -138,7 +138,7 @@ class BudgetStatus(_message.Message):
     held_jobs: _builtins.int
     """Jobs that wait for it."""
     exhausted_time_ms: _builtins.int
-    """When it will be used up at the speed of the last 7 days; 0: not before its end."""
+    """When it will be used up at its average speed so far; 0: not before its end."""
     currency: _builtins.str
     """Of MONEY."""
     currency_digits: _builtins.int

@@ -291,13 +291,14 @@ class EstimateCostResponse(_message.Message):
     currency_digits: _builtins.int
     cost_units_per_minor: _builtins.str
     covered: _builtins.bool
+    """Whether hard ones could ever cover it where it is cheapest: else it would be refused."""
     message: _builtins.str
     """Why not."""
     @_builtins.property
     def estimates(self) -> _containers.RepeatedCompositeFieldContainer[Global___CostEstimate]: ...
     @_builtins.property
     def budgets(self) -> _containers.RepeatedCompositeFieldContainer[_budgets_pb2.BudgetStatus]:
-        """The budgets it would be charged to, and whether they cover the dearest of the estimates."""
+        """The budgets it would be charged to."""
 
     def __init__(
         self,
