@@ -90,14 +90,15 @@ class AsyncClient:
     ) -> jobs_pb2.ExplainJobResponse:
         """Say of a job that is not submitted when it would start, and why not at once. ``options`` as those of ``submit``."""
         check_names(options)
-        spec = build_spec(*await self._with_folder(options, {}))
+        spec = self._mine(build_spec(*await self._with_folder(options, {})))
         request = jobs_pb2.ExplainJobRequest(spec=spec, what_if=change)
         return await self.connection.call(self.connection.jobs.ExplainJob, request, idempotent=True)
 
     async def estimate(self, options: Mapping[str, Any]) -> prices_pb2.EstimateCostResponse:
         """Say what a job that is not submitted would cost, in each pool where it could run. ``options`` as those of ``submit``."""
         check_names(options)
-        request = prices_pb2.EstimateCostRequest(job=build_spec(*await self._with_folder(options, {})))
+        spec = self._mine(build_spec(*await self._with_folder(options, {})))
+        request = prices_pb2.EstimateCostRequest(job=spec)
         return await self.connection.call(self.connection.usage.EstimateCost, request, idempotent=True)
 
     async def budgets(
@@ -135,8 +136,13 @@ class AsyncClient:
 
     async def _send(self, request: jobs_pb2.SubmitJobsRequest) -> jobs_pb2.SubmitJobsResponse:
         for spec in request.jobs:
-            spec.institution = spec.institution or self.settings.institution
+            self._mine(spec)
         return await self.connection.call(self.connection.jobs.SubmitJobs, request, idempotent=True)
+
+    def _mine(self, spec: jobs_pb2.JobSpec) -> jobs_pb2.JobSpec:
+        """The specification, of the institution of the settings where it names none."""
+        spec.institution = spec.institution or self.settings.institution
+        return spec
 
     async def _with_folder(
         self, options: Mapping[str, Any], known: dict[tuple[str, str], str]

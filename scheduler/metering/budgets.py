@@ -91,6 +91,10 @@ class Budget:
         """Exact parts in the unit, rounded up."""
         return round_up(exact, EXACT_PER_UNIT[self.unit])
 
+    def down(self, exact: int) -> int:
+        """Exact parts in the unit, rounded down; not below 0."""
+        return max(0, exact // EXACT_PER_UNIT[self.unit])
+
     def nearest(self, exact: int) -> int:
         """Exact parts in the unit, half to even."""
         return round_half_even(exact, EXACT_PER_UNIT[self.unit])

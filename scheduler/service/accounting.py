@@ -303,7 +303,7 @@ def status_of(state: State, account: Account) -> BudgetStatus:
         spent=budget.up(account.spent),
         running=budget.up(running),
         committed=budget.up(committed),
-        available=max(0, -budget.up(used + committed - budget.exact_amount)),
+        available=budget.down(budget.exact_amount - used - committed),
         threshold=account.threshold,
         held_jobs=held,
         exhausted_ms=exhausted_ms if now < exhausted_ms < budget.to_ms else 0,

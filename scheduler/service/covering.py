@@ -34,8 +34,8 @@ def check_covered(state: State, spec: JobSpec, field: str) -> None:
         needed = min((budgets.most(account.budget, spec, place, now, end_ms) for place in places), default=0)
         if needed > left:
             raise FailedPrecondition(
-                f"The job may cost {amount_text(state, account.budget, needed)} where it is cheapest, and "
-                f"{name_of(account.budget)} has {amount_text(state, account.budget, max(0, left))} left; ask for less time or "
+                f"The job may cost {cost_text(state, account.budget, needed)} where it is cheapest, and "
+                f"{name_of(account.budget)} has {left_text(state, account.budget, left)} left; ask for less time or "
                 "fewer resources, or ask who keeps the budget for more.",
                 reason="BUDGET_EXCEEDED",
                 field=f"{field}.max_runtime_ms",
@@ -60,9 +60,17 @@ def name_of(budget: Budget) -> str:
     return f'budget "{budget.budget}"'
 
 
-def amount_text(state: State, budget: Budget, exact: int) -> str:
-    """An amount of a budget's unit in words, rounded up."""
-    amount = budget.up(exact)
+def cost_text(state: State, budget: Budget, exact: int) -> str:
+    """What something costs, in words, rounded up."""
+    return _text(state, budget, budget.up(exact))
+
+
+def left_text(state: State, budget: Budget, exact: int) -> str:
+    """What there is left, in words, rounded down; not below 0."""
+    return _text(state, budget, budget.down(exact))
+
+
+def _text(state: State, budget: Budget, amount: int) -> str:
     if budget.unit is BudgetUnit.MONEY:
         newest = state.metering.prices.newest
         return f"{money_text(amount, newest.digits)} {newest.currency}" if newest else str(amount)

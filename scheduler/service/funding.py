@@ -5,7 +5,7 @@ from __future__ import annotations
 from scheduler.domain.states import AttemptOutcome, JobState
 from scheduler.planning.types import PoolKey
 from scheduler.service.budgets import BUDGET, Account, Shortfall, latest_end_ms, place_of
-from scheduler.service.covering import amount_text, name_of
+from scheduler.service.covering import cost_text, left_text, name_of
 from scheduler.service.job import Job
 from scheduler.service.state import State
 from scheduler.service.submitting import stop_attempt
@@ -74,8 +74,8 @@ def _message(state: State, shortfall: Shortfall, pool: PoolKey) -> str:
     budget = shortfall.account.budget
     if shortfall.outside:
         return f"It might run outside the time of {name_of(budget)}; ask for less time, or for a budget that covers it."
-    available = amount_text(state, budget, max(0, shortfall.account.available))
+    available = left_text(state, budget, shortfall.account.available)
     return (
-        f"It may cost {amount_text(state, budget, shortfall.needed)} in {pool}, and {name_of(budget)} has {available} that is "
+        f"It may cost {cost_text(state, budget, shortfall.needed)} in {pool}, and {name_of(budget)} has {available} that is "
         "neither spent nor kept for running jobs."
     )
