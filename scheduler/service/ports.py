@@ -15,9 +15,11 @@ from scheduler.domain.records import (
     BudgetNoticeRecord,
     BudgetRecord,
     BudgetSpendingRecord,
+    DataSetRecord,
     EnrolmentRecord,
     EventRecord,
     FairUsageRecord,
+    GrantRecord,
     InstitutionRecord,
     JobRecord,
     LedgerRecord,
@@ -96,7 +98,7 @@ class IdSource(Protocol):
 class CommitBatch:
     """What one transaction writes. Records replace those of the same key, except the append-only ones.
 
-    Append-only: ``events``, ``ledger``, ``requests``, ``policies``, ``price_lists``, ``months``, ``budget_notices``. Keys: jobs ``job_no``; attempts ``(job_no, attempt)``; the others
+    Append-only: ``events``, ``ledger``, ``requests``, ``policies``, ``price_lists``, ``months``, ``budget_notices``. Keys: jobs ``job_no``; attempts ``(job_no, attempt)``; data sets ``(data_set, version)``; the others
     their leading identifying fields. ``new_jobs`` and ``new_attempts`` are known not to be there yet (plain inserts).
     """
 
@@ -122,6 +124,8 @@ class CommitBatch:
     budgets: list[BudgetRecord] = field(default_factory=list)
     budget_spending: list[BudgetSpendingRecord] = field(default_factory=list)
     budget_notices: list[BudgetNoticeRecord] = field(default_factory=list)
+    data_sets: list[DataSetRecord] = field(default_factory=list)
+    grants: list[GrantRecord] = field(default_factory=list)
     gone_nodes: list[tuple[str, str]] = field(default_factory=list)
     """(region, node id) of nodes to delete."""
 
@@ -140,7 +144,7 @@ class Leadership(NamedTuple):
 class StoredState:
     """All that is live, to rebuild the memory from: jobs that have not ended (and their arrays), attempts that have not
     ended, every tenant record, every region and node, the newest request keys and runtimes, the newest policy, all price lists, closed
-    months and budgets, the hash of the newest ledger record (empty before the first), the counters' last values.
+    months, budgets, data sets and grants, the hash of the newest ledger record (empty before the first), the counters' last values.
 
     ``requests_complete`` is False when older request keys exist than the ones loaded.
     """
@@ -165,6 +169,8 @@ class StoredState:
     budgets: list[BudgetRecord]
     budget_spending: list[BudgetSpendingRecord]
     last_budget_notice: int
+    data_sets: list[DataSetRecord]
+    grants: list[GrantRecord]
     ledger_hash: bytes
     last_job_no: int
     last_event_seq: int
