@@ -32,6 +32,7 @@ from scheduler.service.accounting import Accounting, load_totals
 from scheduler.service.administration import Administration
 from scheduler.service.committing import Committer
 from scheduler.service.contract import CostEstimates, JobExplanation, Submission, Submitted, Usage
+from scheduler.service.data import DataGovernance
 from scheduler.service.engine import Engine
 from scheduler.service.explaining import with_forecast
 from scheduler.service.job import Job
@@ -66,7 +67,7 @@ FORECAST_SECONDS = 1.0
 """A forecast may go on for so long before it extrapolates."""
 
 
-class ControlPlane(Administration, Accounting):
+class ControlPlane(Administration, Accounting, DataGovernance):
     """One process of the control plane: a standby until ``start`` returns, then the leader until it fails or stops."""
 
     def __init__(
