@@ -23,7 +23,7 @@ import scheduler.config
 import workers.config
 from scheduler.api import errors as wire_errors
 from scheduler.api.metrics import Metrics, gauge_families
-from scheduler.api.permissions import PERMISSIONS, PLATFORM_FINANCE, PUBLIC, Role, Scope
+from scheduler.api.permissions import PERMISSIONS, PLATFORM_FINANCE, PLATFORM_STEWARD, PUBLIC, Role, Scope
 from scheduler.api.serving import Tls
 from scheduler.api.usage_metrics import budget_families, usage_families
 from scheduler.config import Config
@@ -198,6 +198,7 @@ def permissions() -> str:
         parts.append(f"\n## {service.rpartition('.')[2]}\n\n{table(heads, rows)}")
     parts.append(
         "\n¹ A finance officer of no institution is the platform's: for any institution here, prices included.\n"
+        "\n² A steward of no institution is the platform's: for any institution here.\n"
     )
     return "".join(parts)
 
@@ -205,6 +206,8 @@ def permissions() -> str:
 def scope_word(method: str, role: Role, scope: Scope | None) -> str:
     """How a scope is written in the table."""
     word = "–" if scope is None else scope.name.lower()
+    if role is Role.STEWARD and method in PLATFORM_STEWARD:
+        return f"{word}²"
     return f"{word}¹" if role is Role.FINANCE and method in PLATFORM_FINANCE else word
 
 

@@ -11,6 +11,7 @@ from tempfile import NamedTemporaryFile
 from typing import IO, TypeVar
 
 from protos.suanli.v1 import jobs_pb2
+from scheduler.api.data import require_export
 from scheduler.api.gate import first_of
 from scheduler.api.visibility import Caller, visible_jobs
 from scheduler.catalog.artifacts import ArtifactStore, FileEntry
@@ -21,6 +22,7 @@ from scheduler.domain.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from scheduler.domain.records import JobRecord
 from scheduler.service.contract import Service
 from scheduler.wire import check
 from scheduler.wire.cache import BoundedCache
@@ -167,7 +169,7 @@ class BlobApi:
 
     async def list_results(self, request: jobs_pb2.ListResultsRequest, caller: Caller) -> jobs_pb2.ListResultsResponse:
         """The files of a job's results."""
-        manifest = await self._results(request.job_id, caller)
+        manifest = (await self._results(request.job_id, caller)).results
         files = await self._artifacts.folder(manifest) if manifest else ()
         return jobs_pb2.ListResultsResponse(
             files=[jobs_pb2.ResultFile(path=f.path, digest=f.digest, size_bytes=f.size_bytes) for f in files],
@@ -179,7 +181,9 @@ class BlobApi:
     ) -> AsyncIterator[jobs_pb2.DownloadResultResponse]:
         """One file of a job's results."""
         check.integer(request.offset, 0, 1 << 62, "offset", "bytes")
-        manifest = await self._results(request.job_id, caller)
+        record = await self._results(request.job_id, caller)
+        await require_export(self._service, caller, record)
+        manifest = record.results
         files = await self._artifacts.folder(manifest) if manifest else ()
         file = next((f for f in files if f.path == request.path), None)
         if file is None:
@@ -199,7 +203,7 @@ class BlobApi:
             yield jobs_pb2.DownloadResultResponse(offset=offset, data=chunk)
             offset += len(chunk)
 
-    async def _results(self, job_id: str, caller: Caller) -> str:
+    async def _results(self, job_id: str, caller: Caller) -> JobRecord:
         check.job_id(job_id, "job_id")
         record = (await visible_jobs(self._service, caller, [job_id], "job_id"))[0]
         if record.array_size:
@@ -208,7 +212,7 @@ class BlobApi:
                 reason="IS_ARRAY",
                 field="job_id",
             )
-        return record.results
+        return record
 
 
 def _appending(file: IO[bytes], hasher: hashlib._Hash, data: bytes) -> Callable[[], None]:

@@ -20,6 +20,7 @@ class Role(IntEnum):
     FINANCE = common_pb2.ROLE_FINANCE
     OPERATOR = common_pb2.ROLE_OPERATOR
     AGENT = common_pb2.ROLE_AGENT
+    STEWARD = common_pb2.ROLE_STEWARD
 
 
 class Scope(IntEnum):
@@ -32,38 +33,45 @@ class Scope(IntEnum):
 
 _ROLES = frozenset(int(role) for role in Role)
 R, A, F, O, G = Role.RESEARCHER, Role.INSTITUTION_ADMIN, Role.FINANCE, Role.OPERATOR, Role.AGENT  # noqa: E741
+S = Role.STEWARD
 OWN, INST, ANY = Scope.OWN, Scope.INSTITUTION, Scope.ANY
 _Row = Mapping[Role, Scope]
 
 _SUBMITTERS: _Row = {R: INST, A: INST, O: ANY}
 # Colleagues see each other's jobs; logs and results may show what only the submitter may read.
 _CONTENT: _Row = {R: OWN, A: INST, O: ANY}
+# Stewards see the jobs of their institution, and of those that read its data the logs and results.
+_READERS: _Row = {**_SUBMITTERS, S: INST}
+_OUTPUTS: _Row = {**_CONTENT, S: INST}
 _PEOPLE: _Row = {R: INST, A: INST, F: INST, O: ANY}
-_EVERYONE: _Row = {R: ANY, A: ANY, F: ANY, O: ANY}
-_KEYS: _Row = {R: OWN, A: INST, F: OWN, O: ANY}
+_TENANTS: _Row = {**_PEOPLE, S: INST}
+_EVERYONE: _Row = {R: ANY, A: ANY, F: ANY, S: ANY, O: ANY}
+_KEYS: _Row = {R: OWN, A: INST, F: OWN, S: OWN, O: ANY}
+_STEWARDS: _Row = {S: INST, O: ANY}
+_DATA_USERS: _Row = {R: INST, A: INST, S: INST, O: ANY}
 _ACCOUNTANTS: _Row = {A: INST, F: INST, O: ANY}
 _MANAGERS: _Row = {A: INST, O: ANY}
 _OPERATORS: _Row = {O: ANY}
 
 PERMISSIONS: Mapping[str, _Row] = {
     "suanli.v1.JobService/SubmitJobs": _SUBMITTERS,
-    "suanli.v1.JobService/GetJob": _SUBMITTERS,
-    "suanli.v1.JobService/ListJobs": _SUBMITTERS,
+    "suanli.v1.JobService/GetJob": _READERS,
+    "suanli.v1.JobService/ListJobs": _READERS,
     "suanli.v1.JobService/WatchJobs": _SUBMITTERS,
     "suanli.v1.JobService/ExplainJob": _SUBMITTERS,
     "suanli.v1.JobService/CancelJobs": _CONTENT,
-    "suanli.v1.JobService/TailLogs": _CONTENT,
-    "suanli.v1.JobService/ListResults": _CONTENT,
-    "suanli.v1.JobService/DownloadResult": _CONTENT,
+    "suanli.v1.JobService/TailLogs": _OUTPUTS,
+    "suanli.v1.JobService/ListResults": _OUTPUTS,
+    "suanli.v1.JobService/DownloadResult": _OUTPUTS,
     # Whoever knows a digest knows the content: blobs belong to nobody.
     "suanli.v1.JobService/FindMissingBlobs": {R: ANY, A: ANY, O: ANY},
     "suanli.v1.JobService/UploadBlob": {R: ANY, A: ANY, O: ANY},
     "suanli.v1.JobService/ListAlgorithms": _EVERYONE,
     "suanli.v1.RegionService/Connect": {G: OWN},
     "suanli.v1.AdminService/PutInstitution": _OPERATORS,
-    "suanli.v1.AdminService/ListInstitutions": _PEOPLE,
+    "suanli.v1.AdminService/ListInstitutions": _TENANTS,
     "suanli.v1.AdminService/PutProject": _MANAGERS,
-    "suanli.v1.AdminService/ListProjects": _PEOPLE,
+    "suanli.v1.AdminService/ListProjects": _TENANTS,
     "suanli.v1.AdminService/PutUser": _MANAGERS,
     "suanli.v1.AdminService/ListUsers": _MANAGERS,
     "suanli.v1.AdminService/CreateApiKey": _KEYS,
@@ -81,7 +89,7 @@ PERMISSIONS: Mapping[str, _Row] = {
     "suanli.v1.AdminService/ListPools": _EVERYONE,
     "suanli.v1.AdminService/ListNodes": _EVERYONE,
     "suanli.v1.AdminService/DrainNode": _OPERATORS,
-    "suanli.v1.AdminService/WhoAmI": {R: OWN, A: OWN, F: OWN, O: OWN, G: OWN},
+    "suanli.v1.AdminService/WhoAmI": {R: OWN, A: OWN, F: OWN, S: OWN, O: OWN, G: OWN},
     "suanli.v1.UsageService/GetUsage": {R: OWN, A: INST, F: INST, O: ANY},
     # Of the finance officers, those of no institution.
     "suanli.v1.UsageService/PutPriceList": _OPERATORS,
@@ -103,6 +111,17 @@ PERMISSIONS: Mapping[str, _Row] = {
     # Whoever submits may see why a job is held.
     "suanli.v1.UsageService/ListBudgets": _PEOPLE,
     "suanli.v1.UsageService/ListBudgetNotices": _PEOPLE,
+    "suanli.v1.DataService/PutDataSet": _STEWARDS,
+    "suanli.v1.DataService/ListDataSets": _DATA_USERS,
+    "suanli.v1.DataService/GetDataSet": _DATA_USERS,
+    "suanli.v1.DataService/WithdrawDataSet": _STEWARDS,
+    "suanli.v1.DataService/RequestGrant": _DATA_USERS,
+    # Nobody on an own request.
+    "suanli.v1.DataService/DecideGrant": _STEWARDS,
+    "suanli.v1.DataService/RevokeGrant": _STEWARDS,
+    "suanli.v1.DataService/ListGrants": _DATA_USERS,
+    "suanli.v1.DataService/CheckAccess": _DATA_USERS,
+    "suanli.v1.DataService/GetLineage": _DATA_USERS,
 }
 
 # These need no key: the first takes a single-use token instead.
@@ -128,6 +147,19 @@ PLATFORM_FINANCE = frozenset(
         "suanli.v1.UsageService/ListBudgetNotices",
     }
 )
+# A steward of no institution is the platform's own.
+PLATFORM_STEWARD = frozenset(
+    {name for name in PERMISSIONS if name.startswith("suanli.v1.DataService/")}
+    | {
+        "suanli.v1.AdminService/ListInstitutions",
+        "suanli.v1.AdminService/ListProjects",
+        "suanli.v1.JobService/GetJob",
+        "suanli.v1.JobService/ListJobs",
+        "suanli.v1.JobService/ListResults",
+        "suanli.v1.JobService/DownloadResult",
+        "suanli.v1.JobService/TailLogs",
+    }
+)
 
 
 def scope_of(method: str, role: int, institution: str) -> Scope | None:
@@ -137,6 +169,8 @@ def scope_of(method: str, role: int, institution: str) -> Scope | None:
         return None
     scope = row.get(Role(role)) if role in _ROLES else None
     if role == Role.FINANCE and not institution and method in PLATFORM_FINANCE:
+        return Scope.ANY
+    if role == Role.STEWARD and not institution and method in PLATFORM_STEWARD:
         return Scope.ANY
     if scope is Scope.INSTITUTION and not institution:
         return None

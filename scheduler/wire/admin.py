@@ -79,7 +79,7 @@ def user_from_proto(message: admin_pb2.User) -> UserRecord:
     check.slug(message.id, f"{path}.id", "a user's id")
     check.optional_slug(message.institution, f"{path}.institution", "an institution's id")
     if message.role not in _USER_ROLES:
-        check.invalid(f"{path}.role", "give RESEARCHER, INSTITUTION_ADMIN, FINANCE or OPERATOR.")
+        check.invalid(f"{path}.role", "give RESEARCHER, INSTITUTION_ADMIN, FINANCE, STEWARD or OPERATOR.")
     if message.role == common_pb2.ROLE_OPERATOR and message.institution:
         check.invalid(f"{path}.institution", "an operator belongs to the platform; leave the institution empty.")
     if message.role in _INSTITUTION_ROLES and not message.institution:
@@ -95,7 +95,7 @@ def user_from_proto(message: admin_pb2.User) -> UserRecord:
 
 
 _INSTITUTION_ROLES = frozenset({common_pb2.ROLE_RESEARCHER, common_pb2.ROLE_INSTITUTION_ADMIN})
-_USER_ROLES = _INSTITUTION_ROLES | {common_pb2.ROLE_FINANCE, common_pb2.ROLE_OPERATOR}
+_USER_ROLES = _INSTITUTION_ROLES | {common_pb2.ROLE_FINANCE, common_pb2.ROLE_OPERATOR, common_pb2.ROLE_STEWARD}
 
 
 def user_to_proto(record: UserRecord) -> admin_pb2.User:

@@ -156,6 +156,8 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     """Runs the platform: every institution, region, node and key."""
     ROLE_AGENT: _Role.ValueType  # 5
     """A region agent."""
+    ROLE_STEWARD: _Role.ValueType  # 6
+    """Registers data sets of the own institution and decides who may use them (of all, when the key's institution is empty)."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
     """What a person or a program may do."""
@@ -171,6 +173,8 @@ ROLE_OPERATOR: Role.ValueType  # 4
 """Runs the platform: every institution, region, node and key."""
 ROLE_AGENT: Role.ValueType  # 5
 """A region agent."""
+ROLE_STEWARD: Role.ValueType  # 6
+"""Registers data sets of the own institution and decides who may use them (of all, when the key's institution is empty)."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
 @_typing.final

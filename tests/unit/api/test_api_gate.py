@@ -17,7 +17,13 @@ from scheduler.domain import errors
 from tests.support.api import Api, Client, info_of, running_api
 
 METHODS = [(service.full_name, method) for service in SERVICES for method in service.methods]
-USER_OF = {Role.RESEARCHER: "ada", Role.INSTITUTION_ADMIN: "ann", Role.FINANCE: "fay", Role.OPERATOR: "op"}
+USER_OF = {
+    Role.RESEARCHER: "ada",
+    Role.INSTITUTION_ADMIN: "ann",
+    Role.FINANCE: "fay",
+    Role.STEWARD: "sam",
+    Role.OPERATOR: "op",
+}
 Code = grpc.StatusCode
 
 
