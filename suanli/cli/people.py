@@ -14,7 +14,9 @@ from suanli.cli.output import Column, Output, output_option, short_name
 from suanli.cli.runtime import Failure, Link, connected, listed, pages
 from suanli.cli.values import Duration, Role
 
-_role = click.option("--role", type=Role(), default=None, help="researcher, institution-admin, finance or operator.")
+_role = click.option(
+    "--role", type=Role(), default=None, help="researcher, institution-admin, finance, steward or operator."
+)
 _title = click.option("--title", default=None, help="The name for people.")
 
 
