@@ -75,6 +75,7 @@ def test_who_may_ask() -> None:
         Role.FINANCE: Scope.INSTITUTION,
         Role.OPERATOR: Scope.ANY,
         Role.AGENT: None,
+        Role.STEWARD: None,
     }
     assert scope_of(METHOD, Role.FINANCE, "") is Scope.ANY
 
