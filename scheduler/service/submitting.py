@@ -19,6 +19,7 @@ from scheduler.domain.spec import Dependency, DependencyCondition, JobSpec
 from scheduler.domain.states import TERMINAL, AttemptOutcome, JobState
 from scheduler.planning.feasible import Infeasible, UnknownPlace, could_ever_fit
 from scheduler.planning.policy import Policy
+from scheduler.service.auditing import tell
 from scheduler.service.contract import Submission
 from scheduler.service.covering import check_covered
 from scheduler.service.ending import drop_unstarted, end_array_if_done, job_ended
@@ -283,6 +284,9 @@ def cancel(state: State, job_ids: Sequence[str], user: str, reason: str) -> list
         job = state.jobs.get(job_id)
         if job is not None:
             cancelling.append(job_id)
+            if job.user != user:
+                before = {"user": job.user, "state": job.state.name}
+                tell(state, "CancelJobs", job_id, job.spec.institution, before, {"cancel_requested": True}, reason)
             message = f"Cancelled by {user}." if not reason else f"Cancelled by {user}: {reason}"
             cancel_job(state, job, message)
     return cancelling
