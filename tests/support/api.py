@@ -16,6 +16,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from protos.suanli.v1 import (
     admin_pb2_grpc,
+    audit_pb2_grpc,
     common_pb2,
     jobs_pb2,
     jobs_pb2_grpc,
@@ -63,6 +64,7 @@ class Client:
         self.jobs = _Keyed(jobs_pb2_grpc.JobServiceStub(self.channel), key)
         self.admin = _Keyed(admin_pb2_grpc.AdminServiceStub(self.channel), key)
         self.regions = _Keyed(regions_pb2_grpc.RegionServiceStub(self.channel), key)
+        self.audit = _Keyed(audit_pb2_grpc.AuditServiceStub(self.channel), key)
         self.usage = _Keyed(usage_pb2_grpc.UsageServiceStub(self.channel), key)
 
     @property
