@@ -71,7 +71,7 @@ class AuditApi:
         del caller
         check.integer(request.from_sequence, 0, MAX_SEQUENCE, "from_sequence")
         check.integer(request.head_sequence, 0, MAX_SEQUENCE, "head_sequence")
-        if bool(request.head_sequence) != (len(request.head_hash) == _HASH_BYTES):
+        if len(request.head_hash) != (_HASH_BYTES if request.head_sequence else 0):
             check.invalid("head_hash", "a record's number and its hash of 32 bytes go together; give both or neither.")
         if 0 < request.head_sequence < request.from_sequence:
             check.invalid("head_sequence", "it lies before from_sequence, so it would not be looked at; begin earlier.")
