@@ -17,6 +17,7 @@ from scheduler.api.metrics import gauge_families
 from scheduler.api.permissions import Role
 from scheduler.api.serving import SERVICES
 from scheduler.domain.audit import AuditOutcome
+from scheduler.domain.chain import chained
 from scheduler.service.ports import AuditQuery
 from tests.support.api import Agent, Api, Client
 from tests.unit.api.test_api_accounting import FAR_MS, HOURS, a_record
@@ -385,3 +386,15 @@ async def test_whatever_is_done_to_the_log_is_named(api: Api, how: str, first: i
     assert shown["suanli_audit_chain_ok"] == 0
     parts = [part async for part in api["op"].audit.StreamAudit(audit_pb2.StreamAuditRequest())]
     assert sum(len(part.heads) for part in parts) == len(store._tables["audit_heads"])
+
+
+async def test_a_record_that_no_head_covers_yet_is_compared_with_the_leaders_memory(api: Api) -> None:
+    api.control_plane.keep_audit(at_once=True)
+    await api["op"].admin.CreateApiKey(admin_pb2.CreateApiKeyRequest(user="ada"))
+    store: Any = api.control_plane._store
+    table = store._tables["audit"]
+    last = max(table)
+    before = table[last[0] - 1,]
+    table[last] = chained(before.hash, table[last]._replace(actor="nobody"))
+    found = await verified(api)
+    assert [(each.sequence, each.code) for each in found.faults] == [(last[0], "HEAD_DIFFERS")]
