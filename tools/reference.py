@@ -23,7 +23,7 @@ import scheduler.config
 import workers.config
 from scheduler.api import errors as wire_errors
 from scheduler.api.metrics import Metrics, gauge_families
-from scheduler.api.permissions import PERMISSIONS, PLATFORM_FINANCE, PUBLIC, Role, Scope
+from scheduler.api.permissions import PERMISSIONS, PLATFORM_AUDIT, PLATFORM_FINANCE, PUBLIC, Role, Scope
 from scheduler.api.serving import Tls
 from scheduler.api.usage_metrics import budget_families, usage_families
 from scheduler.config import Config
@@ -174,6 +174,7 @@ A key belongs to a user, and its role and institution are the user's. Each call 
 | scope | on whose things |
 | --- | --- |
 | own | the caller's own |
+| project | the caller's own, and those of the projects the caller leads |
 | institution | those of the caller's institution; a caller of no institution may not |
 | any | everybody's |
 | – | the call is refused with `ROLE_NOT_ALLOWED` |
@@ -198,6 +199,7 @@ def permissions() -> str:
         parts.append(f"\n## {service.rpartition('.')[2]}\n\n{table(heads, rows)}")
     parts.append(
         "\n¹ A finance officer of no institution is the platform's: for any institution here, prices included.\n"
+        "² An auditor of no institution is the platform's: whatever an institution's reads, of everyone, and this.\n"
     )
     return "".join(parts)
 
@@ -205,6 +207,8 @@ def permissions() -> str:
 def scope_word(method: str, role: Role, scope: Scope | None) -> str:
     """How a scope is written in the table."""
     word = "–" if scope is None else scope.name.lower()
+    if role is Role.AUDITOR and method in PLATFORM_AUDIT:
+        return f"{word}²"
     return f"{word}¹" if role is Role.FINANCE and method in PLATFORM_FINANCE else word
 
 

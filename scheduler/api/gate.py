@@ -36,6 +36,7 @@ from scheduler.domain.records import ApiKeyRecord
 log = logging.getLogger(__name__)
 _BEARER = "bearer "
 _HEAR_OUT_S = 1.0
+_NO_PROJECTS: frozenset[str] = frozenset()
 _NOBODY = Caller("", "", 0, "", Scope.OWN)
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
@@ -46,6 +47,10 @@ class Authenticator(Protocol):
     """Knows keys."""
 
     def authenticate(self, key: str) -> ApiKeyRecord:
+        """See ``scheduler.service.contract.Service``."""
+        ...
+
+    def led_by(self, user: str) -> frozenset[str]:
         """See ``scheduler.service.contract.Service``."""
         ...
 
@@ -114,7 +119,8 @@ class Gate:
             raise PermissionDenied(
                 f"The role of your key ({role}) does not allow {name.rpartition('/')[2]}.", reason="ROLE_NOT_ALLOWED"
             )
-        return Caller(record.user, record.institution, record.role, record.region, scope)
+        leads = self._authenticator.led_by(record.user) if scope is Scope.PROJECT else _NO_PROJECTS
+        return Caller(record.user, record.institution, record.role, record.region, scope, leads)
 
     def _not_serving(self) -> Unavailable:
         if self._closing:

@@ -28,7 +28,7 @@ from scheduler.api.metrics import Metrics
 from scheduler.api.permissions import Role
 from scheduler.api.serving import ApiServer, Tls
 from scheduler.catalog.catalogue import Catalogue
-from scheduler.domain.records import InstitutionRecord, UserRecord
+from scheduler.domain.records import InstitutionRecord, ProjectRecord, UserRecord
 from scheduler.planning.policy import Policy
 from scheduler.service.control_plane import ControlPlane
 from scheduler.service.ids import RandomIds, WallClock
@@ -47,7 +47,12 @@ PEOPLE = {
     "bob": ("uni-b", Role.RESEARCHER),
     "ben": ("uni-b", Role.INSTITUTION_ADMIN),
     "fin": ("", Role.FINANCE),
+    "lea": ("uni-a", Role.PROJECT_LEAD),
+    "aud": ("uni-a", Role.AUDITOR),
+    "pau": ("", Role.AUDITOR),
 }
+LED = "lab"
+"""The project of uni-a that lea leads."""
 
 
 class Client:
@@ -146,8 +151,10 @@ async def _people(api: Api) -> None:
     plane = api.control_plane
     for institution in ("uni-a", "uni-b"):
         await plane.put_institution(InstitutionRecord(institution, institution.upper(), 1000, "", 0), "test")
+    await plane.put_project(ProjectRecord("uni-a", LED, "", 1000, 0), "test")
     for user, (institution, role) in PEOPLE.items():
-        await plane.put_user(UserRecord(user, institution, "", int(role), 0, 0), "test")
+        leads = LED if role is Role.PROJECT_LEAD else ""
+        await plane.put_user(UserRecord(user, institution, "", int(role), 0, 0, leads), "test")
         _, key = await plane.create_api_key(user, "", 0, "test")
         api.clients[user] = Client(api.address, key)
     api.clients["anonymous"] = Client(api.address, "")
