@@ -230,7 +230,14 @@ def _speed() -> list[Panel]:
             "short",
             8,
         ),
-        curve("Open streams", "By method.", [("sum by (method) (suanli_rpc_open_streams)", "{{method}}")], "short"),
+        curve(
+            "Calls refused by a limit",
+            "By method and limit.",
+            [("sum by (method, limit) (rate(suanli_rpc_limited_total[$__rate_interval]))", "{{method}} {{limit}}")],
+            "reqps",
+            8,
+        ),
+        curve("Open streams", "By method.", [("sum by (method) (suanli_rpc_open_streams)", "{{method}}")], "short", 8),
         curve(
             "Records",
             "New events and ledger records, a second.",
@@ -239,6 +246,7 @@ def _speed() -> list[Panel]:
                 ("max(deriv(suanli_ledger_last_sequence[$__rate_interval]))", "ledger"),
             ],
             "short",
+            8,
         ),
     ]
 

@@ -27,6 +27,7 @@ from scheduler.api.permissions import PERMISSIONS, PLATFORM_AUDIT, PLATFORM_FINA
 from scheduler.api.serving import Tls
 from scheduler.api.usage_metrics import budget_families, usage_families
 from scheduler.config import Config
+from scheduler.governance import limits
 from scheduler.metering import names
 from scheduler.metering.prices import PriceBook, PriceList
 from scheduler.service.contract import Gauges, Metered, Verified
@@ -53,6 +54,14 @@ _TLS_HEAD = """
 Needed for any `listen` but the loopback. PEM files; a renewed certificate is read at the next start.
 
 """
+_LIMITS_HEAD = """
+### limits
+
+What one caller, and all callers of one institution, may take up of the server; 0 anywhere is no limit. Whoever meets one gets
+`RESOURCE_EXHAUSTED` with the reason `RATE_LIMITED` and, where it helps to wait, a `google.rpc.RetryInfo` that says how long; the metric
+`suanli_rpc_limited_total` counts it. Agents are not limited, and users of no institution only each by themselves.
+
+"""
 _AGENT_HEAD = """
 ## Region agent
 
@@ -68,6 +77,11 @@ def configuration() -> str:
     comments = attribute_comments(Path(scheduler.config.__file__), "Config")
     rows = [setting_row(field, comments.get(field.name, "")) for field in dataclasses.fields(Config)]
     tls = [(f"`tls.{field.name}`", "required" if required(field) else "none") for field in dataclasses.fields(Tls)]
+    meanings = attribute_comments(Path(limits.__file__), "Limits")
+    most = [
+        (f"`limits.{field.name}`", f"`{field.default:,}`", cell(meanings[field.name]))
+        for field in dataclasses.fields(limits.Limits)
+    ]
     agent = [(f"`{key}`", cell(text)) for key, text in docstring_table(workers.config.__doc__ or "")]
     return "".join(
         [
@@ -76,6 +90,8 @@ def configuration() -> str:
             _TLS_HEAD,
             table(("key", "default"), tls),
             f"\n{cell(Tls.__doc__ or '')}\n",
+            _LIMITS_HEAD,
+            table(("key", "default", "meaning"), most),
             _AGENT_HEAD,
             table(("key", "meaning and default"), agent),
         ]
@@ -92,6 +108,8 @@ def setting_row(field: dataclasses.Field[typing.Any], comment: str) -> tuple[str
     value = field.default
     if required(field):
         default = "required"
+    elif value is dataclasses.MISSING:
+        default = "those below"
     elif isinstance(value, Path):
         default = "the shipped ones"
     elif value is None or value == "":

@@ -21,9 +21,11 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from scheduler.api.errors import code_of, status_of
+from scheduler.api.limiting import Limiting
 from scheduler.api.permissions import PUBLIC, Role, Scope, scope_of
 from scheduler.api.visibility import Caller
 from scheduler.domain.errors import (
+    DeadlineExceeded,
     Internal,
     InvalidArgument,
     PermissionDenied,
@@ -74,8 +76,9 @@ class Gate:
     with a stream; a stream of requests comes as an async iterator.
     """
 
-    def __init__(self, authenticator: Authenticator, observer: RpcObserver) -> None:
+    def __init__(self, authenticator: Authenticator, observer: RpcObserver, limiting: Limiting) -> None:
         self._authenticator = authenticator
+        self._limiting = limiting
         self._observer = observer
         self._waiting: set[asyncio.Task[object]] = set()
         """Streams that wait for something to say. One that is just saying something ends after that, so that its caller learns why."""
@@ -130,21 +133,32 @@ class Gate:
     def _unary(
         self, method: MethodDescriptor, function: Callable[[Any, Caller], Awaitable[Message]]
     ) -> Callable[[Any, Context], Awaitable[bytes]]:
-        name, parse = _name(method), _parser(method)
+        name, parse, streams = _name(method), _parser(method), method.client_streaming
+        limiting = self._limiting
 
         async def handle(raw: Any, context: Context) -> bytes:
-            start = perf_counter()
+            start, caller = perf_counter(), None
             try:
-                caller = self._admit(name, context)
-                request = _parsed(raw, parse) if method.client_streaming else parse(raw)
-                response = (await function(request, caller)).SerializeToString()
+                who = self._admit(name, context)
+                limiting.enter(name, who, streams)
+                caller = who
+                request = _parsed(raw, parse) if streams else parse(raw)
+                if streams or context.time_remaining() is not None:
+                    response = (await function(request, caller)).SerializeToString()
+                else:
+                    response = (
+                        await _in_time(function(request, caller), limiting.unary_deadline_s)
+                    ).SerializeToString()
             except Exception as error:
                 failure = self._failure(name, error)
-                if method.client_streaming:
+                if streams:
                     await _hear_out(raw)
             else:
                 self._observer.rpc(name, "OK", perf_counter() - start)
                 return response
+            finally:
+                if streams and caller is not None:
+                    limiting.leave(caller)
             self._observer.rpc(name, code_of(failure).name, perf_counter() - start)
             return await _abort(context, failure)
 
@@ -158,11 +172,13 @@ class Gate:
         async def handle(raw: Any, context: Context) -> AsyncIterator[bytes]:
             self._observer.stream(name, 1)
             failure: SuanliError | None = None
-            responses = None
+            responses = caller = None
             task = asyncio.current_task()
             assert task is not None, "gRPC runs every call in a task"
             try:
-                caller = self._admit(name, context)
+                who = self._admit(name, context)
+                self._limiting.enter(name, who, True)
+                caller = who
                 request = _parsed(raw, parse) if method.client_streaming else parse(raw)
                 responses = function(request, caller)
                 while True:
@@ -187,6 +203,8 @@ class Gate:
                 failure = self._not_serving()
             finally:
                 self._observer.stream(name, -1)
+                if caller is not None:
+                    self._limiting.leave(caller)
                 if responses is not None:
                     # A caller that hangs up leaves the generator in the middle: its clean-up must not wait for the collector.
                     await responses.aclose()  # type: ignore[attr-defined]
@@ -213,6 +231,19 @@ async def _hear_out(raw: AsyncIterator[bytes]) -> None:
         async with asyncio.timeout(_HEAR_OUT_S):
             async for _ in raw:
                 pass
+
+
+async def _in_time(answer: Awaitable[Message], deadline_s: float | None) -> Message:
+    """An answer, if it comes within the server's own deadline."""
+    try:
+        async with asyncio.timeout(deadline_s) as timer:
+            return await answer
+    except TimeoutError:
+        if not timer.expired():
+            raise
+        raise DeadlineExceeded(
+            f"The call took longer than {deadline_s:g} s, and brought no deadline of its own; give it a longer one."
+        ) from None
 
 
 async def _abort(context: Context, failure: SuanliError) -> bytes:
