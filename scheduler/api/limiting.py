@@ -16,6 +16,8 @@ HEAVY = frozenset(
     {
         "suanli.v1.JobService/ExplainJob",
         "suanli.v1.AdminService/PutPolicy",
+        "suanli.v1.AuditService/StreamAudit",
+        "suanli.v1.AuditService/VerifyAudit",
         "suanli.v1.UsageService/GetUsage",
         "suanli.v1.UsageService/PutPriceList",
         "suanli.v1.UsageService/EstimateCost",
@@ -29,6 +31,7 @@ HEAVY = frozenset(
         "suanli.v1.UsageService/ListMonths",
     }
 )
+RATE_LIMITED = "RATE_LIMITED"
 _UPLOAD = "suanli.v1.JobService/UploadBlob"
 
 

@@ -113,6 +113,11 @@ PERMISSIONS: Mapping[str, _Row] = {
     # Whoever submits may see why a job is held.
     "suanli.v1.UsageService/ListBudgets": _PEOPLE,
     "suanli.v1.UsageService/ListBudgetNotices": _PEOPLE,
+    # An institution's admin: what its people did, and what concerns what is its own.
+    "suanli.v1.AuditService/ListAudit": {**_MANAGERS, U: INST},
+    "suanli.v1.AuditService/StreamAudit": {**_MANAGERS, U: INST},
+    "suanli.v1.AuditService/VerifyAudit": _OPERATORS,
+    "suanli.v1.AuditService/GetAuditKey": {**_MANAGERS, U: INST},
 }
 
 # These need no key: the first takes a single-use token instead.
@@ -139,7 +144,7 @@ PLATFORM_FINANCE = frozenset(
     }
 )
 # An auditor of no institution is the platform's own: reads whatever an institution's auditor reads, of everyone, and these.
-PLATFORM_AUDIT = frozenset({"suanli.v1.UsageService/VerifyLedger"})
+PLATFORM_AUDIT = frozenset({"suanli.v1.AuditService/VerifyAudit", "suanli.v1.UsageService/VerifyLedger"})
 
 
 def scope_of(method: str, role: int, institution: str) -> Scope | None:

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 
 from protos.suanli.v1 import (
     admin_pb2,
+    audit_pb2,
     budgets_pb2,
     common_pb2,
     jobs_pb2,
@@ -229,6 +230,16 @@ CALLS: dict[str, tuple[Any, Build]] = {
     U + "CorrectLedger": (one_of_all, lambda t: usage_pb2.CorrectLedgerRequest(sequence=9, reason="r", credit=True)),
     U + "CloseMonth": (one_of_all, lambda t: usage_pb2.CloseMonthRequest(month="2020-01")),
     U + "ListMonths": (one_of_all, lambda t: usage_pb2.ListMonthsRequest()),
+    "suanli.v1.AuditService/ListAudit": (
+        institutions,
+        lambda t: audit_pb2.ListAuditRequest(institution=t.institution),
+    ),
+    "suanli.v1.AuditService/StreamAudit": (
+        institutions,
+        lambda t: audit_pb2.StreamAuditRequest(institution=t.institution),
+    ),
+    "suanli.v1.AuditService/VerifyAudit": (one_of_all, lambda t: audit_pb2.VerifyAuditRequest()),
+    "suanli.v1.AuditService/GetAuditKey": (one_of_all, lambda t: audit_pb2.GetAuditKeyRequest()),
     U + "PutBudget": (projects, budget),
     U + "ListBudgets": (institutions, lambda t: budgets_pb2.ListBudgetsRequest(institution=t.institution)),
     U + "ListBudgetNotices": (institutions, lambda t: budgets_pb2.ListBudgetNoticesRequest(institution=t.institution)),
