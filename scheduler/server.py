@@ -144,6 +144,7 @@ async def _parts(config: Config) -> AsyncIterator[tuple[ControlPlane, ApiServer,
         heartbeat_interval_ms=config.heartbeat_interval_ms,
         lease_ttl_ms=config.lease_ttl_ms,
         verify_ledger_every_ms=config.verify_ledger_hours * HOUR_MS,
+        max_project_jobs=config.limits.pending_jobs_per_project,
     )
     policy = PRESETS[DEFAULT_PRESET]
     control_plane = ControlPlane(store, WallClock(), RandomIds(), codec, policy, settings, metrics, audit_key)
@@ -155,6 +156,7 @@ async def _parts(config: Config) -> AsyncIterator[tuple[ControlPlane, ApiServer,
         metrics,
         artifacts_url=config.artifacts,
         max_blob_bytes=config.max_blob_bytes,
+        limits=config.limits,
     )
     try:
         yield control_plane, api, metrics

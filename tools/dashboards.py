@@ -230,7 +230,14 @@ def _speed() -> list[Panel]:
             "short",
             8,
         ),
-        curve("Open streams", "By method.", [("sum by (method) (suanli_rpc_open_streams)", "{{method}}")], "short"),
+        curve(
+            "Calls refused by a limit",
+            "By method and limit.",
+            [("sum by (method, limit) (rate(suanli_rpc_limited_total[$__rate_interval]))", "{{method}} {{limit}}")],
+            "reqps",
+            8,
+        ),
+        curve("Open streams", "By method.", [("sum by (method) (suanli_rpc_open_streams)", "{{method}}")], "short", 8),
         curve(
             "Records",
             "New events, ledger records and audit records, a second.",
@@ -240,6 +247,7 @@ def _speed() -> list[Panel]:
                 ("max(deriv(suanli_audit_last_sequence[$__rate_interval]))", "audit"),
             ],
             "short",
+            8,
         ),
         number(
             "Audit log",

@@ -23,10 +23,12 @@ from google.protobuf.message import DecodeError, Message
 
 from scheduler.api.audited import AUDITED, Kind, Row, target_of
 from scheduler.api.errors import code_of, status_of
+from scheduler.api.limiting import RATE_LIMITED, Limiting
 from scheduler.api.permissions import PUBLIC, Role, Scope, scope_of
 from scheduler.api.visibility import Caller
 from scheduler.domain.audit import AuditOutcome
 from scheduler.domain.errors import (
+    DeadlineExceeded,
     Hidden,
     Internal,
     InvalidArgument,
@@ -42,6 +44,7 @@ from scheduler.service.refusals import Refusal
 log = logging.getLogger(__name__)
 _BEARER = "bearer "
 _HEAR_OUT_S = 1.0
+_NO_PROJECTS: frozenset[str] = frozenset()
 _NOBODY = Caller("", "", 0, "", Scope.OWN)
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
@@ -52,6 +55,10 @@ class Authenticator(Protocol):
     """Knows keys."""
 
     def authenticate(self, key: str) -> ApiKeyRecord:
+        """See ``scheduler.service.contract.Service``."""
+        ...
+
+    def led_by(self, user: str) -> frozenset[str]:
         """See ``scheduler.service.contract.Service``."""
         ...
 
@@ -83,9 +90,12 @@ class Gate:
     with a stream; a stream of requests comes as an async iterator.
     """
 
-    def __init__(self, authenticator: Authenticator, observer: RpcObserver, auditor: Auditor) -> None:
+    def __init__(
+        self, authenticator: Authenticator, observer: RpcObserver, auditor: Auditor, limiting: Limiting
+    ) -> None:
         self._authenticator = authenticator
         self._auditor = auditor
+        self._limiting = limiting
         self._observer = observer
         self._waiting: set[asyncio.Task[object]] = set()
         """Streams that wait for something to say. One that is just saying something ends after that, so that its caller learns why."""
@@ -131,7 +141,8 @@ class Gate:
             raise PermissionDenied(
                 f"The role of your key ({role}) does not allow {name.rpartition('/')[2]}.", reason="ROLE_NOT_ALLOWED"
             )
-        return Caller(record.user, record.institution, record.role, record.region, scope)
+        leads = self._authenticator.led_by(record.user) if scope is Scope.PROJECT else _NO_PROJECTS
+        return Caller(record.user, record.institution, record.role, record.region, scope, leads)
 
     def _not_serving(self) -> Unavailable:
         if self._closing:
@@ -141,23 +152,33 @@ class Gate:
     def _unary(
         self, method: MethodDescriptor, function: Callable[[Any, Caller], Awaitable[Message]]
     ) -> Callable[[Any, Context], Awaitable[bytes]]:
-        name, parse = _name(method), _parser(method)
+        name, parse, streams = _name(method), _parser(method), method.client_streaming
+        limiting = self._limiting
 
         async def handle(raw: Any, context: Context) -> bytes:
-            start = perf_counter()
+            start, caller = perf_counter(), None
             acting, request = _acting(context), None
             try:
-                caller = self._admit(name, context, acting)
-                request = _parsed(raw, parse) if method.client_streaming else parse(raw)
-                response = (await function(request, caller)).SerializeToString()
+                who = self._admit(name, context, acting)
+                limiting.enter(name, who, streams)
+                caller = who
+                request = _parsed(raw, parse) if streams else parse(raw)
+                if streams or context.time_remaining() is not None:
+                    answer = await function(request, caller)
+                else:
+                    answer = await _in_time(function(request, caller), limiting.unary_deadline_s)
+                response = answer.SerializeToString()
             except Exception as error:
                 failure = self._failure(name, error)
                 self._audit(name, acting, request, failure)
-                if method.client_streaming:
+                if streams:
                     await _hear_out(raw)
             else:
                 self._observer.rpc(name, "OK", perf_counter() - start)
                 return response
+            finally:
+                if streams and caller is not None:
+                    limiting.leave(caller)
             self._observer.rpc(name, code_of(failure).name, perf_counter() - start)
             return await _abort(context, failure)
 
@@ -171,12 +192,14 @@ class Gate:
         async def handle(raw: Any, context: Context) -> AsyncIterator[bytes]:
             self._observer.stream(name, 1)
             failure: SuanliError | None = None
-            responses = None
+            responses = caller = None
             acting, request = _acting(context), None
             task = asyncio.current_task()
             assert task is not None, "gRPC runs every call in a task"
             try:
-                caller = self._admit(name, context, acting)
+                who = self._admit(name, context, acting)
+                self._limiting.enter(name, who, True)
+                caller = who
                 request = _parsed(raw, parse) if method.client_streaming else parse(raw)
                 responses = function(request, caller)
                 while True:
@@ -202,6 +225,8 @@ class Gate:
                 failure = self._not_serving()
             finally:
                 self._observer.stream(name, -1)
+                if caller is not None:
+                    self._limiting.leave(caller)
                 if responses is not None:
                     # A caller that hangs up leaves the generator in the middle: its clean-up must not wait for the collector.
                     await responses.aclose()  # type: ignore[attr-defined]
@@ -219,7 +244,8 @@ class Gate:
             outcome = AuditOutcome.FAILED
         else:
             return
-        if acting.told:
+        # Whoever floods the server would flood the log of it; a metric counts these.
+        if acting.told or failure.reason == RATE_LIMITED:
             return
         action, target = name.rpartition("/")[2], target_of(row, request)
         self._auditor.note_refusal(
@@ -254,6 +280,19 @@ async def _hear_out(raw: AsyncIterator[bytes]) -> None:
         async with asyncio.timeout(_HEAR_OUT_S):
             async for _ in raw:
                 pass
+
+
+async def _in_time(answer: Awaitable[Message], deadline_s: float | None) -> Message:
+    """An answer, if it comes within the server's own deadline."""
+    try:
+        async with asyncio.timeout(deadline_s) as timer:
+            return await answer
+    except TimeoutError:
+        if not timer.expired():
+            raise
+        raise DeadlineExceeded(
+            f"The call took longer than {deadline_s:g} s, and brought no deadline of its own; give it a longer one."
+        ) from None
 
 
 async def _abort(context: Context, failure: SuanliError) -> bytes:

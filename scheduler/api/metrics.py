@@ -51,6 +51,9 @@ class Metrics:
             buckets=_FAST,
             registry=self.registry,
         )
+        self._limited = Counter(
+            names.RPC_LIMITED, "Calls refused by a limit on callers.", ["method", "limit"], registry=self.registry
+        )
         self._streams = Gauge(names.RPC_STREAMS, "Streams open now.", ["method"], registry=self.registry)
         self._rpc_children: dict[tuple[str, str], Histogram] = {}
 
@@ -78,6 +81,10 @@ class Metrics:
         if child is None:
             child = self._rpc_children[method, code] = self._rpc.labels(method, code)
         child.observe(seconds)
+
+    def limited(self, method: str, limit: str) -> None:
+        """A call has met a limit."""
+        self._limited.labels(method, limit).inc()
 
     def stream(self, method: str, change: int) -> None:
         """A stream has been opened (+1) or has ended (-1)."""

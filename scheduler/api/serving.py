@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -18,6 +19,7 @@ from scheduler.api.blobs import MAX_BLOB_BYTES, Artifacts, BlobApi
 from scheduler.api.exports import ExportApi
 from scheduler.api.gate import Gate, RpcObserver
 from scheduler.api.jobs import JobApi
+from scheduler.api.limiting import Limiting, LimitObserver
 from scheduler.api.logs import LogBroker
 from scheduler.api.policies import PolicyApi
 from scheduler.api.prices import PriceApi
@@ -26,6 +28,7 @@ from scheduler.api.statements import StatementApi
 from scheduler.api.usage import UsageApi
 from scheduler.api.verification import VerificationApi
 from scheduler.catalog.catalogue import Catalogue
+from scheduler.governance.limits import Limits
 from scheduler.service.contract import Service
 from scheduler.wire.spec import SpecCodec
 
@@ -50,6 +53,7 @@ _OPTIONS = (
     ("grpc.http2.max_ping_strikes", 0),
 )
 _MAX_CONCURRENT_RPCS = 20_000
+DEFAULT_LIMITS = Limits()
 
 
 class ConfigurationError(Exception):
@@ -65,6 +69,10 @@ class Tls:
     client_ca: Path | None = None
 
 
+class ServerObserver(RpcObserver, LimitObserver, Protocol):
+    """Counts calls and refusals."""
+
+
 class ApiServer:
     """All services on one gRPC server. Health says NOT_SERVING until ``serving(True)``."""
 
@@ -74,15 +82,17 @@ class ApiServer:
         codec: SpecCodec,
         catalogue: Catalogue,
         artifacts: Artifacts,
-        observer: RpcObserver,
+        observer: ServerObserver,
         *,
         artifacts_url: str = "",
         max_blob_bytes: int = MAX_BLOB_BYTES,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         logs = LogBroker()
+        limiting = Limiting(limits, observer)
         servicers = (
             JobApi(service, codec, catalogue, artifacts, logs),
-            BlobApi(service, artifacts, max_blob_bytes),
+            BlobApi(service, artifacts, limiting, max_blob_bytes),
             RegionApi(service, codec, logs, artifacts_url),
             AdminApi(service),
             PolicyApi(service),
@@ -95,7 +105,7 @@ class ApiServer:
             AuditApi(service),
         )
         self.grpc = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CONCURRENT_RPCS)
-        self._gate = Gate(service, observer, service)
+        self._gate = Gate(service, observer, service, limiting)
         for descriptor in SERVICES:
             self._gate.add(self.grpc, descriptor, servicers)
         self._health = health.aio.HealthServicer()

@@ -323,7 +323,10 @@ class ProjectRecord(NamedTuple):
 
 
 class UserRecord(NamedTuple):
-    """A person or program. ``institution`` is empty for the platform's own; ``role`` as in ``suanli.v1.Role``."""
+    """A person or program. ``institution`` is empty for the platform's own; ``role`` as in ``suanli.v1.Role``.
+
+    ``projects``: ids, sorted, a comma between them, of the institution's projects that a project lead leads; else empty.
+    """
 
     user: str
     institution: str
@@ -331,6 +334,12 @@ class UserRecord(NamedTuple):
     role: int
     disabled: int
     create_ms: int
+    projects: str = ""
+
+    @property
+    def leads(self) -> frozenset[str]:
+        """The projects, one by one."""
+        return frozenset(filter(None, self.projects.split(",")))
 
 
 class ApiKeyRecord(NamedTuple):

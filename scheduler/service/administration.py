@@ -107,6 +107,11 @@ class Administration:
         """See ``Service``."""
         return tenants.authenticate(self.engine.state, key)
 
+    def led_by(self, user: str) -> frozenset[str]:
+        """See ``Service``."""
+        record = self.engine.state.users.get(user)
+        return record.leads if record else frozenset()
+
     async def set_quota(self, record: QuotaRecord, actor: str) -> QuotaRecord:
         """See ``Service``."""
         return await self._change(lambda: tenants.set_quota(self.engine.state, record))

@@ -423,6 +423,10 @@ class Service(AuditService, Protocol):
         costs microseconds. The user's present role and institution are in the record."""
         ...
 
+    def led_by(self, user: str) -> frozenset[str]:
+        """The projects of the own institution that a user leads; none for an unknown one. From memory, too."""
+        ...
+
     async def set_quota(self, record: QuotaRecord, actor: str) -> QuotaRecord:
         """Replace the quota; running jobs are not touched."""
         ...

@@ -57,6 +57,8 @@ class Settings:
     max_round_gap_ms: int = 5_000
     """While jobs wait, a round is made at least this often: time alone may make an eviction or a start right."""
     max_live_jobs: int = 10_000_000
+    max_project_jobs: int = 0
+    """Of those, in a project that has no quota of its own; 0: no limit."""
     remembered_requests: int = 200_000
     verify_ledger_every_ms: int = 0
     """So often the leader verifies the whole ledger by itself; 0: never."""

@@ -89,6 +89,13 @@ def put_user(state: State, record: UserRecord) -> UserRecord:
     """Create or change a user; the role takes effect for the user's keys at once."""
     if record.institution:
         require_institution(state, record.institution, "user.institution")
+    for project in sorted(record.leads):
+        if (record.institution, project) not in state.projects:
+            raise NotFound(
+                f'Institution "{record.institution}" has no project "{project}"; create it first.',
+                reason="PROJECT_NOT_FOUND",
+                field="user.projects",
+            )
     before = state.users.get(record.user)
     if before is not None and before.institution != record.institution:
         raise FailedPrecondition(

@@ -7,6 +7,7 @@ import pytest
 
 from scheduler.api.serving import ConfigurationError, Tls
 from scheduler.config import Config, config_from, load_config, split_address
+from scheduler.governance.limits import Limits
 
 
 def test_only_the_state_folder_is_needed(tmp_path: Path) -> None:
@@ -33,11 +34,13 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         "bootstrap_admin_key_file": "admin.key",
         "ready_file": "ready.json",
         "verify_ledger_hours": 12,
+        "limits": {"user_streams": 7},
         "audit_key_file": "audit.pem",
         "log_level": "debug",
     }
     assert set(document) == {f.name for f in fields(Config)}
     config = config_from(document, tmp_path)
+    assert config.limits == Limits(user_streams=7)
     assert config.tls == Tls(tmp_path / "c.pem", tmp_path / "k.pem", tmp_path / "ca.pem")
     assert config.artifacts == "s3://bucket/a"
     assert config.state_dir == Path("/var/lib/suanli")
@@ -58,6 +61,12 @@ def test_the_database_is_found_in_the_order_that_is_documented(tmp_path: Path, m
         ({"tls": {"cert": "a", "kee": "b"}}, "tls.kee: there is no such setting; did you mean tls.key?"),
         ({"tls": {"cert": "a"}}, "tls.key: it is missing"),
         ({"tls": "yes"}, "tls: give keys and values"),
+        (
+            {"limits": {"user_streems": 1}},
+            "limits.user_streems: there is no such setting; did you mean limits.user_streams?",
+        ),
+        ({"limits": {"user_streams": -1}}, "limits.user_streams: -1 is out of range"),
+        ({"limits": {"user_calls_burst": 0}}, "limits.user_calls_burst: give at least 1"),
         ({"listen": "50051"}, "listen: '50051' is not an address"),
         ({"listen": "127.0.0.1:99999"}, "listen: "),
         ({"metrics_listen": "x:"}, "metrics_listen: "),

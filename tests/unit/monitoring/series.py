@@ -74,6 +74,8 @@ def _gauges() -> Iterator[Series]:
     for name, part in (("limit", 1.0), ("in_use", 0.25)):
         quotas = [(f'institution="uni-a",project="",resource="{r}"', part * n, 0.0) for r, n in _AMOUNTS.items()]
         yield f"suanli_quota_{name}", "gauge", "", quotas
+    limited = [(f'{_TARGET},method="/suanli.v1.JobService/ListJobs",limit="user_calls"', 0.0, 0.01)]
+    yield "suanli_rpc_limited_total", "counter", "", limited
     yield "suanli_rpc_open_streams", "gauge", "", [(f'{_TARGET},method="/suanli.v1.RegionService/Connect"', 2, 0)]
     yield "ALERTS", "gauge", "", [('alertname="SuanliRegionOffline",alertstate="firing",region="west"', 1, 0)]
 
