@@ -24,6 +24,8 @@ def fetch(package: str, programs: Sequence[str], folder: Path) -> None:
 
     Safe beside others doing the same: one fetches, the others wait.
     """
+    if folder.exists():
+        return
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -79,9 +79,15 @@ class Site:
 
 
 @pytest.fixture
-async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    # Everybody may look into it: what a job does not find there is hidden, not forbidden.
+def open_folder(tmp_path: Path) -> Path:
+    """Everybody may look into it: what a job does not find there is hidden, not forbidden."""
     tmp_path.chmod(0o755)
+    return tmp_path
+
+
+@pytest.fixture
+async def site(open_folder: Path) -> AsyncIterator[Site]:
+    tmp_path = open_folder
     executor = IsolatingExecutor(config(tmp_path, masked=(str(tmp_path / "agent"), str(tmp_path / "agent/token"))))
     await executor.start()
     assert executor.sandbox_problem == ""
@@ -150,11 +156,11 @@ async def test_the_system_is_read_only_and_its_own_folders_are_not(site: Site) -
     own += ["os.environ['TMPDIR']", "'/tmp'", "'/dev/shm'"]
     script = f"""
 for place in {places!r}: attempt(place, open, os.path.join(place, 'planted'), 'w')
-for place in [{", ".join(own)}]: print('own', open(os.path.join(place, 'planted'), 'w'))
+for place in [{", ".join(own)}]: print('kept', open(os.path.join(place, 'planted'), 'w'))
 """
     said, ended = await site.attack(python(OPENERS + script), tiers()[Tier.SANDBOX])
     assert ended.succeeded, said
-    assert (said.count("refused"), said.count("own"), "GOT" in said) == (len(places), len(own), False)
+    assert (said.count("refused"), said.count("kept"), "GOT" in said) == (len(places), len(own), False)
 
 
 async def test_other_processes_are_neither_seen_nor_signalled(site: Site) -> None:
@@ -210,7 +216,16 @@ async def test_a_gang_in_a_pool_without_network_is_refused(site: Site) -> None:
     assert "no network" in ended.message
 
 
-SYSCALLS = ("ptrace", "unshare", "add_key", "io_uring_setup", "process_vm_readv", "name_to_handle_at", "clone3", "socket")
+SYSCALLS = (
+    "ptrace",
+    "unshare",
+    "add_key",
+    "io_uring_setup",
+    "process_vm_readv",
+    "name_to_handle_at",
+    "clone3",
+    "socket",
+)
 
 
 @pytest.mark.parametrize("name", SYSCALLS)
@@ -241,6 +256,11 @@ async def test_it_has_no_rights_and_gains_none(site: Site) -> None:
     assert (other.strip() != status["Uid"].split()[0]) is (os.geteuid() == 0)
 
 
+def environment_of(pid: int, program: str) -> str:
+    assert Path(f"/proc/{pid}/comm").read_text() == f"{program}\n"
+    return Path(f"/proc/{pid}/environ").read_text()
+
+
 async def test_the_jobs_variables_reach_no_program_outside(site: Site) -> None:
     site.executor.isolation = tiers()[Tier.SANDBOX]
     launch = python("import os, time; print(os.environ['LD_PRELOAD'], flush=True); time.sleep(600)", "preload")
@@ -254,8 +274,7 @@ async def test_the_jobs_variables_reach_no_program_outside(site: Site) -> None:
     async with asyncio.timeout(20):
         while await said() != b"./evil.so\n":  # noqa: ASYNC110 - the log is another process's
             await asyncio.sleep(0.02)
-    assert b"LD_PRELOAD" not in Path(f"/proc/{started.pid}/environ").read_bytes()
-    assert Path(f"/proc/{started.pid}/comm").read_text() == "bwrap\n"
+    assert environment_of(started.pid, "bwrap").count("LD_PRELOAD") == 0
     log = (await site.executor.read_log("preload", 1, 0, Stream.STDERR, 0, 10_000)).data.decode()
     # The loader complains in the job itself and in nothing that comes before it.
     assert log.count("cannot be preloaded") == 1
@@ -343,3 +362,20 @@ async def test_without_bubblewrap_a_sandbox_is_refused_and_never_weakened(
     executor.isolation = Isolation(Tier.AUTO)
     assert (await run.run(shell("true", "auto"))).succeeded
     await executor.close()
+
+
+async def test_building_a_package_runs_its_code_in_a_sandbox(site: Site) -> None:
+    project, stolen = site.folder / "project", site.folder / "stolen"
+    project.mkdir()
+    secret = site.folder / "agent/credential"
+    (project / "backend.py").write_text(f"open({str(stolen)!r}, 'w').write(open({str(secret)!r}).read())")
+    (project / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    )
+    launch = shell("true", packages=(f"evil @ file://{project}",))
+    for tier, isolation in tiers(extra_read_only=(str(project),)).items():
+        site.executor.isolation = isolation
+        ended = await site.run.run(dataclasses.replace(launch, job_id=f"evil-{tier}"))
+        assert ended.reason is ExitReason.ENVIRONMENT_FAILED
+        assert "pip could not install" in ended.message
+        assert stolen.exists() is (tier is Tier.PROCESS)

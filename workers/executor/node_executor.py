@@ -258,7 +258,8 @@ class NodeExecutor:
             await self._thread(hand_over, attempt.folder, attempt.uid, True)
             env = environment.build(launch, attempt.folder)
             if launch.packages:
-                python = await attempt.resources.enter_async_context(self._packages.python(launch.packages))
+                having = self._packages.python(launch.packages, self._sandbox.installer(launch))
+                python = await attempt.resources.enter_async_context(having)
                 env = environment.build(launch, attempt.folder, python)
             await self._warden_ready.wait()
         except (artifacts.ArtifactError, PackagesError, OSError, ValueError) as error:
@@ -454,10 +455,9 @@ class NodeExecutor:
                         self._task(self._snapshot(one))
 
     async def _sample(self, running: list[Attempt]) -> None:
-        link = self._link
-        if link is None:
+        if self._link is None:
             return
-        await self._sampler.sample(running, link.pid)
+        await self._sampler.sample(running, self._link.pid)
         for one in running:
             if one.state is AttemptState.STORING or one.exited is not None:
                 continue
@@ -468,8 +468,8 @@ class NodeExecutor:
 
     def _on_disk_full(self, attempt: Attempt, used_mib: int) -> None:
         if attempt.verdict is None:
-            limit = attempt.launch.isolation.disk_mib
-            message = f"kept {used_mib} MiB on the node's disk, where its pool allows {limit} MiB"
+            limit_mib = attempt.launch.isolation.disk_mib
+            message = f"kept {used_mib} MiB on the node's disk, where its pool allows {limit_mib} MiB"
             self._terminate(attempt, ExitReason.OUT_OF_DISK, message, 0)
 
     async def _snapshot(self, attempt: Attempt) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 from workers.executor import seccomp
 from workers.executor.folders import PARTS
 from workers.executor.isolation import Isolation, Network, Tier, tier_on
+from workers.executor.packages import Install, installer_environment, run_installer
 from workers.executor.types import Launch
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64")
@@ -188,6 +189,33 @@ class Sandbox:
             "file_limit": isolation.disk_mib << 20,
         }
 
+    def installer(self, launch: Launch) -> Install | None:
+        """Return how packages of a launch are installed in a sandbox of its own, with the network; None: without one."""
+        if not self.wraps(launch):
+            return None
+        return lambda argv, folder: self._install(argv, folder, launch.isolation)
+
+    def _install(self, argv: list[str], folder: Path, isolation: Isolation) -> None:
+        # The last id of the range: no attempt that comes before a hundred million others has it.
+        uid = self._uid(-1)
+        env = installer_environment(folder, os.environ)
+        env = {**env, "HOME": f"{folder}/home", "TMPDIR": f"{folder}/home", "LANG": "C.UTF-8"}
+        (folder / "home").mkdir()
+        options = [*self._view(isolation, isolation.extra_read_only), *_parents([str(folder)])]
+        options += ["--bind", str(folder), str(folder), "--chdir", str(folder)]
+        for path in ("/etc/resolv.conf", "/etc/pip.conf", "/etc/passwd"):
+            options += ["--ro-bind-try", path, path]
+        inside = [*self._inside(uid, isolation.processes), self._programs["env"], "-i", "--"]
+        inside += [f"{name}={value}" for name, value in env.items()]
+        if self._own_uids:
+            _give(folder, uid)
+        with self._filter.open("rb") as program:
+            command = [self._programs["bwrap"], "--seccomp", str(program.fileno()), *options, *self._walls(True)]
+            run_installer([*command, "--", *inside, *argv], folder, {"LANG": "C.UTF-8"}, (program.fileno(),))
+        if self._own_uids:
+            _give(folder, os.geteuid())
+        shutil.rmtree(folder / "home", ignore_errors=True)
+
     def _view(self, isolation: Isolation, shown: Iterable[str], folder: str = "", memory_mib: int = 0) -> list[str]:
         """The read-only tree, and the places that are empty at each start."""
         options = _parents(["/etc/passwd", "/etc/ssl/certs", *_HARDWARE])
@@ -235,14 +263,19 @@ def hand_over(folder: Path, uid: int | None, deep: bool) -> None:
     if uid is None:
         return
     for name in PARTS:
-        path = folder / name
-        os.chown(path, uid, uid, follow_symlinks=False)
         if deep:
-            for base, folders, files in os.walk(path):
-                for one in (*folders, *files):
-                    os.chown(os.path.join(base, one), uid, uid, follow_symlinks=False)
+            _give(folder / name, uid)
+        else:
+            os.chown(folder / name, uid, uid, follow_symlinks=False)
     with contextlib.suppress(FileNotFoundError):
         os.chown(folder / "parameters.json", uid, uid, follow_symlinks=False)
+
+
+def _give(folder: Path, uid: int) -> None:
+    os.chown(folder, uid, uid, follow_symlinks=False)
+    for base, folders, files in os.walk(folder):
+        for one in (*folders, *files):
+            os.chown(os.path.join(base, one), uid, uid, follow_symlinks=False)
 
 
 def _gpu_devices(indices: Sequence[int]) -> list[str]:
