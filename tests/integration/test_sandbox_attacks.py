@@ -124,18 +124,23 @@ async def test_no_file_of_the_node_or_of_another_job_is_there(site: Site) -> Non
 
 
 async def test_what_a_pool_shows_can_be_read_and_not_written_and_hides_the_agents_state(site: Site) -> None:
-    shown = (str(site.folder),)
-    isolation = tiers(extra_read_only=shown)[Tier.SANDBOX]
-    paths = [str(site.folder / name) for name in SECRETS]
-    said, _ = await site.attack(
-        python(f"{OPENERS}for path in {paths!r}: attempt(path, lambda: open(path).read())"), isolation
-    )
-    assert {line.split()[1].removeprefix(f"{site.folder}/") for line in said.splitlines() if "GOT" in line} == {
-        "control/suanli.sqlite",
-        "ray/session_latest/ports.json",
-        "home/.ssh/id_ed25519",
-    }
-    await site.works_only_outside(f"attempt('write', open, {str(site.folder / 'new')!r}, 'w')", extra_read_only=shown)
+    link = site.folder.parent / f"{site.folder.name}-link"
+    link.symlink_to(site.folder)
+    agent = str(site.folder / "agent")
+    open_to_all = {"control/suanli.sqlite", "ray/session_latest/ports.json", "home/.ssh/id_ed25519"}
+    for shown, base, seen in (
+        ((str(site.folder),), site.folder, open_to_all),
+        ((str(link),), link, open_to_all),
+        ((agent,), site.folder, set()),
+        # Named by itself below what is hidden, as a data set may be.
+        ((str(site.folder), str(site.folder / "node/cache")), site.folder, {*open_to_all, "node/cache/blob"}),
+    ):
+        paths = [str(base / name) for name in SECRETS]
+        script = f"for path in {paths!r}: attempt(path, lambda: open(path).read())"
+        said, _ = await site.attack(python(OPENERS + script), tiers(extra_read_only=shown)[Tier.SANDBOX])
+        assert {line.split()[1].removeprefix(f"{base}/") for line in said.splitlines() if "GOT" in line} == seen
+    script = f"attempt('write', open, {str(site.folder / 'new')!r}, 'w')"
+    await site.works_only_outside(script, extra_read_only=(str(site.folder),))
 
 
 @pytest.mark.parametrize("path", ["node/attempts/victim@1-0/results/planted", "node/planted", "planted"])

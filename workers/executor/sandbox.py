@@ -78,11 +78,12 @@ class Sandbox:
 
     def __init__(self, root: Path, masked: Iterable[str] = ()) -> None:
         self._root = root
-        self._masked = (str(root), *masked)
+        self._masked = [os.path.realpath(path) for path in (str(root), *masked)]
         self._filter = root / "seccomp.bpf"
         self._shown: list[str] = []
         self._programs: dict[str, str] = {}
         self._own_uids = os.geteuid() == 0
+        self._uids = _UIDS if _is_mapped(sum(_UIDS)) else _FEW_UIDS
         self.problem = "it has not been tried yet"
         """Why there is no sandbox on this node, as a part of a sentence; empty when there is one."""
 
@@ -147,7 +148,7 @@ class Sandbox:
     def _uid(self, number: int) -> int:
         if not self._own_uids:
             return _PLAIN_UID
-        first, count = _UIDS if _is_mapped(sum(_UIDS)) else _FEW_UIDS
+        first, count = self._uids
         return first + number % count
 
     def spec(self, launch: Launch, folder: str, number: int, env: dict[str, str]) -> dict[str, Any]:
@@ -219,7 +220,8 @@ class Sandbox:
     def _view(self, isolation: Isolation, shown: Iterable[str], folder: str = "", memory_mib: int = 0) -> list[str]:
         """The read-only tree, and the places that are empty at each start."""
         options = _parents(["/etc/passwd", "/etc/ssl/certs", *_HARDWARE])
-        paths = _outermost([*self._shown, *shown])
+        wanted = [*self._shown, *shown]
+        paths = _outermost(wanted)
         attempt_tmp = bool(folder) and not any(_within(path, "/tmp") for path in (*paths, folder))  # noqa: S108
         if attempt_tmp:
             options += ["--bind", f"{folder}/tmp", "/tmp"]  # noqa: S108
@@ -232,12 +234,26 @@ class Sandbox:
             options += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
         for path in _HARDWARE:
             options += ["--ro-bind-try", path, path]
-        for path in self._masked:
-            if any(_within(path, one) and path != one for one in paths) and os.path.exists(path):
-                hide = ["--tmpfs", path] if os.path.isdir(path) else ["--ro-bind", os.devnull, path]
-                options += hide
+        options += self._hide(paths, wanted)
         shm = (memory_mib << 20) or _SHM_BYTES
         options += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--size", str(shm), "--tmpfs", "/dev/shm"]  # noqa: S108
+        return options
+
+    def _hide(self, paths: Iterable[str], wanted: Iterable[str]) -> list[str]:
+        """Cover what is masked and would be seen below one of ``paths``, but for what is ``wanted`` below it by its own name."""
+        options: list[str] = []
+        for path in paths:
+            real = os.path.realpath(path)
+            for mask in self._masked:
+                if not _within(mask, real) or not os.path.exists(mask):
+                    continue
+                place = path + mask[len(real) :]
+                if not os.path.isdir(mask):
+                    options += ["--ro-bind", os.devnull, place]
+                    continue
+                options += ["--tmpfs", place]
+                for one in _outermost(one for one in wanted if _within(one, place) and one != place):
+                    options += [*_parents([one]), "--ro-bind", one, one]
         return options
 
     def _walls(self, networked: bool) -> list[str]:
@@ -311,6 +327,7 @@ def _outermost(paths: Iterable[str]) -> list[str]:
     """The paths that exist, without those that lie below another."""
     kept: list[str] = []
     for path in sorted({os.path.normpath(one) for one in paths}):
-        if os.path.lexists(path) and not any(_within(path, one) for one in kept):
+        # A data set or a folder to be shown is never the whole machine.
+        if path != "/" and os.path.lexists(path) and not any(_within(path, one) for one in kept):
             kept.append(path)
     return kept
