@@ -66,8 +66,9 @@ bench: $(STAMP) ## Run the benchmarks; each prints JSON on its last line
 	$(PYTHON_RUN) -m benchmarks.forecast
 	$(PYTHON_RUN) -m benchmarks.metering
 
-soak: $(STAMP) ## Run the simulation on many seeds (SEEDS=5000), property tests on new examples, and the long tests
+soak: $(STAMP) ## Simulate many seeds (SEEDS=5000) and a ledger of 100,000 jobs, try new examples of properties, run the long tests
 	SUANLI_SIM_SEEDS=$(SEEDS) $(PYTHON_RUN) -m pytest -q --timeout=0 -n $(JOBS) tests/simulation $(ARGS)
+	$(PYTHON_RUN) -m tests.simulation.ledger_month
 	SUANLI_HYPOTHESIS=soak $(PYTHON_RUN) -m pytest -q --timeout=0 -n $(JOBS) tests/property $(ARGS)
 ifneq ($(SOAK_TESTS),)
 	$(PYTHON_RUN) -m pytest -q --timeout=0 $(SOAK_TESTS) $(ARGS)

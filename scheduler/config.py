@@ -53,7 +53,11 @@ class Config:
     ready_file: Path | None = None
     """Written when this process serves: JSON with the bound addresses."""
     verify_ledger_hours: int = 24
-    """How often the leader verifies the whole ledger by itself, slowly, in hours; 0: never. The first time an hour after it began."""
+    """How often the leader verifies the whole ledger and the audit log by itself, slowly, in hours; 0: never. The first time within an
+    hour after it began."""
+    audit_key_file: Path | None = None
+    """The Ed25519 key that signs heads of the audit log, in PEM form, and after it the public keys of earlier ones that still count.
+    None: ``audit-key.pem`` in ``state_dir``, made when it is missing. Processes that share a database need the same key."""
     log_level: str = "info"
     """debug, info, warning or error."""
 

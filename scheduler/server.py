@@ -27,6 +27,7 @@ from scheduler.api.metrics import Metrics
 from scheduler.api.permissions import Role
 from scheduler.api.serving import ApiServer, ConfigurationError
 from scheduler.artifact_store import PlatformArtifacts
+from scheduler.audit_key import load_audit_key
 from scheduler.catalog.catalogue import Catalogue, load_catalogue
 from scheduler.catalog.manifest import CatalogueError
 from scheduler.config import Config, load_config, split_address
@@ -135,6 +136,8 @@ async def _parts(config: Config) -> AsyncIterator[tuple[ControlPlane, ApiServer,
     catalogue: Catalogue = await asyncio.to_thread(load_catalogue, config.algorithms_dir, artifact_store)
     codec = SpecCodec(catalogue)
     metrics = Metrics()
+    key_file = config.audit_key_file or config.state_dir / "audit-key.pem"
+    audit_key = load_audit_key(key_file, create=config.audit_key_file is None)
     store = SqlStore(config.database)
     artifacts = Artifacts(artifact_store, uploads)
     settings = Settings(
@@ -142,7 +145,8 @@ async def _parts(config: Config) -> AsyncIterator[tuple[ControlPlane, ApiServer,
         lease_ttl_ms=config.lease_ttl_ms,
         verify_ledger_every_ms=config.verify_ledger_hours * HOUR_MS,
     )
-    control_plane = ControlPlane(store, WallClock(), RandomIds(), codec, PRESETS[DEFAULT_PRESET], settings, metrics)
+    policy = PRESETS[DEFAULT_PRESET]
+    control_plane = ControlPlane(store, WallClock(), RandomIds(), codec, policy, settings, metrics, audit_key)
     api = ApiServer(
         control_plane,
         codec,

@@ -233,12 +233,21 @@ def _speed() -> list[Panel]:
         curve("Open streams", "By method.", [("sum by (method) (suanli_rpc_open_streams)", "{{method}}")], "short"),
         curve(
             "Records",
-            "New events and ledger records, a second.",
+            "New events, ledger records and audit records, a second.",
             [
                 ("max(deriv(suanli_event_last_sequence[$__rate_interval]))", "events"),
                 ("max(deriv(suanli_ledger_last_sequence[$__rate_interval]))", "ledger"),
+                ("max(deriv(suanli_audit_last_sequence[$__rate_interval]))", "audit"),
             ],
             "short",
+        ),
+        number(
+            "Audit log",
+            "1: the last verification found every record in its place and every signed head right.",
+            ("min(suanli_audit_chain_ok)", ""),
+            "short",
+            floor(1, 1),
+            width=6,
         ),
     ]
 

@@ -29,6 +29,7 @@ from scheduler.api.usage_metrics import budget_families, usage_families
 from scheduler.config import Config
 from scheduler.metering import names
 from scheduler.metering.prices import PriceBook, PriceList
+from scheduler.service.audit_trail import AuditVerified
 from scheduler.service.contract import Gauges, Metered, Verified
 from tools import reference_protocol
 from tools.markdown import NOTE, cell, table
@@ -146,7 +147,7 @@ def metrics() -> str:
     # A family without samples does not tell its labels in public.
     made = {collector._name: collector for collector in registry._collector_to_names if hasattr(collector, "_name")}
     families = {family.name: family for family in registry.collect()}
-    nothing = Gauges({}, [], [], [], 0, 0, 0)
+    nothing = Gauges({}, [], [], [], 0, 0, 0, audit_verified=AuditVerified(0, 0))
     prices = PriceBook([PriceList(1, "", "CNY", 2, 0)])
     metered = Metered([], 0, [], prices, Verified(0, 0, 0))
     shown = [*usage_families(metered, nothing, []), *budget_families([]), *gauge_families(nothing)]

@@ -12,7 +12,7 @@ from typing import IO, TypeVar
 
 from protos.suanli.v1 import jobs_pb2
 from scheduler.api.gate import first_of
-from scheduler.api.visibility import Caller, visible_jobs
+from scheduler.api.visibility import Caller, tell_foreign, visible_jobs
 from scheduler.catalog.artifacts import ArtifactStore, FileEntry
 from scheduler.domain.errors import (
     FailedPrecondition,
@@ -21,6 +21,7 @@ from scheduler.domain.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from scheduler.domain.records import JobRecord
 from scheduler.service.contract import Service
 from scheduler.wire import check
 from scheduler.wire.cache import BoundedCache
@@ -167,7 +168,7 @@ class BlobApi:
 
     async def list_results(self, request: jobs_pb2.ListResultsRequest, caller: Caller) -> jobs_pb2.ListResultsResponse:
         """The files of a job's results."""
-        manifest = await self._results(request.job_id, caller)
+        manifest = (await self._with_results(request.job_id, caller)).results
         files = await self._artifacts.folder(manifest) if manifest else ()
         return jobs_pb2.ListResultsResponse(
             files=[jobs_pb2.ResultFile(path=f.path, digest=f.digest, size_bytes=f.size_bytes) for f in files],
@@ -179,8 +180,8 @@ class BlobApi:
     ) -> AsyncIterator[jobs_pb2.DownloadResultResponse]:
         """One file of a job's results."""
         check.integer(request.offset, 0, 1 << 62, "offset", "bytes")
-        manifest = await self._results(request.job_id, caller)
-        files = await self._artifacts.folder(manifest) if manifest else ()
+        record = await self._with_results(request.job_id, caller)
+        files = await self._artifacts.folder(record.results) if record.results else ()
         file = next((f for f in files if f.path == request.path), None)
         if file is None:
             raise NotFound(
@@ -190,6 +191,7 @@ class BlobApi:
             )
         if request.offset > file.size_bytes:
             check.invalid("offset", f"the file has {file.size_bytes:,} bytes only.")
+        await tell_foreign(self._service, caller, "DownloadResult", record)
         offset = request.offset
         if offset == file.size_bytes:
             # Nothing is left to read; one empty message says that the file was found.
@@ -199,7 +201,7 @@ class BlobApi:
             yield jobs_pb2.DownloadResultResponse(offset=offset, data=chunk)
             offset += len(chunk)
 
-    async def _results(self, job_id: str, caller: Caller) -> str:
+    async def _with_results(self, job_id: str, caller: Caller) -> JobRecord:
         check.job_id(job_id, "job_id")
         record = (await visible_jobs(self._service, caller, [job_id], "job_id"))[0]
         if record.array_size:
@@ -208,7 +210,7 @@ class BlobApi:
                 reason="IS_ARRAY",
                 field="job_id",
             )
-        return record.results
+        return record
 
 
 def _appending(file: IO[bytes], hasher: hashlib._Hash, data: bytes) -> Callable[[], None]:

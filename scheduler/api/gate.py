@@ -14,16 +14,20 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from time import perf_counter
 from typing import Any, Protocol, TypeAlias
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 
+from scheduler.api.audited import AUDITED, Kind, Row, target_of
 from scheduler.api.errors import code_of, status_of
 from scheduler.api.permissions import PUBLIC, Role, Scope, scope_of
 from scheduler.api.visibility import Caller
+from scheduler.domain.audit import AuditOutcome
 from scheduler.domain.errors import (
+    Hidden,
     Internal,
     InvalidArgument,
     PermissionDenied,
@@ -32,6 +36,8 @@ from scheduler.domain.errors import (
     Unavailable,
 )
 from scheduler.domain.records import ApiKeyRecord
+from scheduler.service.auditing import ACTING, Acting
+from scheduler.service.refusals import Refusal
 
 log = logging.getLogger(__name__)
 _BEARER = "bearer "
@@ -62,6 +68,14 @@ class RpcObserver(Protocol):
         ...
 
 
+class Auditor(Protocol):
+    """Writes the audit log."""
+
+    def note_refusal(self, refusal: Refusal) -> None:
+        """See ``scheduler.service.audit_contract.AuditService``."""
+        ...
+
+
 class Gate:
     """Makes gRPC handlers of servicers whose methods take ``(request, caller)``.
 
@@ -69,8 +83,9 @@ class Gate:
     with a stream; a stream of requests comes as an async iterator.
     """
 
-    def __init__(self, authenticator: Authenticator, observer: RpcObserver) -> None:
+    def __init__(self, authenticator: Authenticator, observer: RpcObserver, auditor: Auditor) -> None:
         self._authenticator = authenticator
+        self._auditor = auditor
         self._observer = observer
         self._waiting: set[asyncio.Task[object]] = set()
         """Streams that wait for something to say. One that is just saying something ends after that, so that its caller learns why."""
@@ -101,13 +116,15 @@ class Gate:
             return grpc.stream_stream_rpc_method_handler(stream)
         return grpc.unary_stream_rpc_method_handler(stream)
 
-    def _admit(self, name: str, context: Context) -> Caller:
-        """Who calls; ``Unauthenticated`` or ``PermissionDenied`` when that may not be."""
+    def _admit(self, name: str, context: Context, acting: Acting) -> Caller:
+        """Who calls, who is also the one acting; ``Unauthenticated`` or ``PermissionDenied`` when that may not be."""
         if not self.open:
             raise self._not_serving()
         if name in PUBLIC:
             return _NOBODY
         record = self._authenticator.authenticate(_key_in(context))
+        acting.actor, acting.role, acting.institution = record.user, record.role, record.institution
+        acting.key_prefix = record.prefix
         scope = scope_of(name, record.role, record.institution)
         if scope is None:
             role = Role(record.role).name.lower() if record.role in set(Role) else "unknown"
@@ -128,12 +145,14 @@ class Gate:
 
         async def handle(raw: Any, context: Context) -> bytes:
             start = perf_counter()
+            acting, request = _acting(context), None
             try:
-                caller = self._admit(name, context)
+                caller = self._admit(name, context, acting)
                 request = _parsed(raw, parse) if method.client_streaming else parse(raw)
                 response = (await function(request, caller)).SerializeToString()
             except Exception as error:
                 failure = self._failure(name, error)
+                self._audit(name, acting, request, failure)
                 if method.client_streaming:
                     await _hear_out(raw)
             else:
@@ -153,10 +172,11 @@ class Gate:
             self._observer.stream(name, 1)
             failure: SuanliError | None = None
             responses = None
+            acting, request = _acting(context), None
             task = asyncio.current_task()
             assert task is not None, "gRPC runs every call in a task"
             try:
-                caller = self._admit(name, context)
+                caller = self._admit(name, context, acting)
                 request = _parsed(raw, parse) if method.client_streaming else parse(raw)
                 responses = function(request, caller)
                 while True:
@@ -173,6 +193,7 @@ class Gate:
                         break
             except Exception as error:
                 failure = self._failure(name, error)
+                self._audit(name, acting, request, failure)
                 if method.client_streaming and responses is None:
                     await _hear_out(raw)
             except asyncio.CancelledError:
@@ -188,6 +209,32 @@ class Gate:
                 await _abort(context, failure)
 
         return handle
+
+    def _audit(self, name: str, acting: Acting, request: object, failure: SuanliError) -> None:
+        """Have a refusal recorded, and the failure of a change. What was done is recorded where it is done."""
+        row = AUDITED.get(name, Row(Kind.CHANGE))
+        if isinstance(failure, PermissionDenied | Unauthenticated | Hidden):
+            outcome = AuditOutcome.REFUSED
+        elif row.kind is Kind.CHANGE and not isinstance(failure, Unavailable | Internal):
+            outcome = AuditOutcome.FAILED
+        else:
+            return
+        if acting.told:
+            return
+        action, target = name.rpartition("/")[2], target_of(row, request)
+        self._auditor.note_refusal(
+            Refusal(
+                acting.actor,
+                acting.role,
+                acting.institution,
+                action,
+                target,
+                int(outcome),
+                failure.reason,
+                acting.peer,
+                acting.key_prefix,
+            )
+        )
 
     def _failure(self, name: str, error: Exception) -> SuanliError:
         """What the caller is told. A defect is logged whole here and gives the caller its number only."""
@@ -239,6 +286,16 @@ def _reason(error: DecodeError) -> str:
     if "UTF-8" in str(error):
         return "a string in it is not valid UTF-8; encode text as UTF-8, and put other bytes into a file."
     return "its bytes are damaged or cut off; use the published protos to make it."
+
+
+def _acting(context: Context) -> Acting:
+    """Whoever calls, as far as is known before the key is looked at; what this call's task does is done by them."""
+    address = context.peer() or ""
+    # ipv4:192.0.2.1:50000, ipv6:%5B2001:db8::1%5D:50000, unix:…; the port says nothing and is another each time.
+    kind, _, rest = address.partition(":")
+    acting = Acting(peer=unquote(rest.rpartition(":")[0] if kind in ("ipv4", "ipv6") else address))
+    ACTING.set(acting)
+    return acting
 
 
 def _key_in(context: Context) -> str:

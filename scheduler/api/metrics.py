@@ -115,6 +115,10 @@ def gauge_families(gauges: Gauges) -> Iterator[Metric]:
     yield GaugeMetricFamily(names.LEADER_EPOCH, "The leadership's epoch.", value=gauges.leader_epoch)
     yield GaugeMetricFamily(names.POLICY_VERSION, "The policy in force (0: none was put).", value=gauges.policy_version)
     yield GaugeMetricFamily(names.EVENT_LAST_SEQUENCE, "The newest event.", value=gauges.event_sequence)
+    yield GaugeMetricFamily(names.AUDIT_LAST_SEQUENCE, "The newest audit record.", value=gauges.audit_sequence)
+    if gauges.audit_verified is not None:
+        text = "Whether the audit log was whole and its signed heads were right when it was last verified."
+        yield GaugeMetricFamily(names.AUDIT_CHAIN_OK, text, value=int(not gauges.audit_verified.faults))
     error = "Median of |log2(runtime / predicted)| of the last 1,000 jobs that ended."
     yield GaugeMetricFamily(names.PREDICTION_ERROR, error, value=gauges.predictions.median_error_milli / 1000)
     coverage = "Part of the last 1,000 jobs that ended within their predicted p90."

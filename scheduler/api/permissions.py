@@ -103,6 +103,11 @@ PERMISSIONS: Mapping[str, _Row] = {
     # Whoever submits may see why a job is held.
     "suanli.v1.UsageService/ListBudgets": _PEOPLE,
     "suanli.v1.UsageService/ListBudgetNotices": _PEOPLE,
+    # An institution's admin: what its people did, and what concerns what is its own.
+    "suanli.v1.AuditService/ListAudit": _MANAGERS,
+    "suanli.v1.AuditService/StreamAudit": _MANAGERS,
+    "suanli.v1.AuditService/VerifyAudit": _OPERATORS,
+    "suanli.v1.AuditService/GetAuditKey": _MANAGERS,
 }
 
 # These need no key: the first takes a single-use token instead.

@@ -10,9 +10,10 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from protos.suanli.v1 import admin_pb2, jobs_pb2, regions_pb2, usage_pb2
+from protos.suanli.v1 import admin_pb2, audit_pb2, jobs_pb2, regions_pb2, usage_pb2
 from scheduler.api.accounting import AccountingApi
 from scheduler.api.admin import AdminApi
+from scheduler.api.audit import AuditApi
 from scheduler.api.blobs import MAX_BLOB_BYTES, Artifacts, BlobApi
 from scheduler.api.exports import ExportApi
 from scheduler.api.gate import Gate, RpcObserver
@@ -34,6 +35,7 @@ SERVICES = (
     regions_pb2.DESCRIPTOR.services_by_name["RegionService"],
     admin_pb2.DESCRIPTOR.services_by_name["AdminService"],
     usage_pb2.DESCRIPTOR.services_by_name["UsageService"],
+    audit_pb2.DESCRIPTOR.services_by_name["AuditService"],
 )
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -90,9 +92,10 @@ class ApiServer:
             StatementApi(service),
             ExportApi(service),
             VerificationApi(service),
+            AuditApi(service),
         )
         self.grpc = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CONCURRENT_RPCS)
-        self._gate = Gate(service, observer)
+        self._gate = Gate(service, observer, service)
         for descriptor in SERVICES:
             self._gate.add(self.grpc, descriptor, servicers)
         self._health = health.aio.HealthServicer()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from scheduler.api.permissions import Scope
-from scheduler.domain.errors import NotFound, PermissionDenied
+from scheduler.domain.errors import Hidden, NotFound, PermissionDenied
 from scheduler.domain.records import JobRecord
 from scheduler.service.contract import Service
 
@@ -44,6 +44,12 @@ def institution_scope(caller: Caller, asked: str, field: str) -> str:
     return caller.institution
 
 
+async def tell_foreign(service: Service, caller: Caller, action: str, job: JobRecord) -> None:
+    """Have it recorded, before anything is given, that the caller reads what belongs to somebody else's job."""
+    if job.user != caller.user:
+        await service.tell_access(action, job)
+
+
 async def visible_jobs(service: Service, caller: Caller, job_ids: Sequence[str], field: str) -> list[JobRecord]:
     """The jobs in the order asked. ``NotFound`` names the first that is unknown or not to be known of.
 
@@ -56,7 +62,8 @@ async def visible_jobs(service: Service, caller: Caller, job_ids: Sequence[str],
         records = await _known_prefix(service, job_ids)
     for record in records:
         if caller.scope is not Scope.ANY and record.institution != caller.institution:
-            raise job_not_found(record.job_id, field)
+            same = job_not_found(record.job_id, field)
+            raise Hidden(same.message, reason=same.reason, field=same.field)
     if len(records) < len(job_ids):
         raise job_not_found(job_ids[len(records)], field)
     for record in records:

@@ -5,6 +5,7 @@ SuanliError
 ├── Unauthenticated        no, or a wrong, credential
 ├── PermissionDenied       the caller may not do this
 ├── NotFound               no such thing, or none the caller may know of
+│   └── Hidden             there is one
 ├── AlreadyExists          a request_id reused with another body, a name taken
 ├── FailedPrecondition     right in itself, but not in the present state
 ├── ResourceExhausted      a bound, a quota or a rate is reached
@@ -67,6 +68,10 @@ class NotFound(SuanliError):
     """There is no such thing, or none the caller may know of."""
 
     default_reason = "NOT_FOUND"
+
+
+class Hidden(NotFound):
+    """There is such a thing, and the caller may not know of it: says what ``NotFound`` says, and is audited."""
 
 
 class AlreadyExists(SuanliError):

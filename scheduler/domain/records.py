@@ -250,6 +250,44 @@ class BudgetNoticeRecord(NamedTuple):
     unit: int
 
 
+class AuditRecord(NamedTuple):
+    """A decision that matters: who did what, to what, on whose behalf, and what came of it. Append-only.
+
+    ``actor`` is a user ("": nobody known; "system": the control plane itself), ``role`` and ``institution`` are the actor's;
+    ``on_behalf_of`` is the institution whose thing ``target`` is ("": the platform's, or not known). ``outcome`` is an
+    ``AuditOutcome``; ``before`` and ``after`` are JSON objects, or empty. ``calls`` is how many calls the record tells of.
+
+    ``hash`` is the SHA-256 over the hash of the record before and all other fields (``scheduler.domain.chain``).
+    """
+
+    sequence: int
+    time_ms: int
+    actor: str
+    role: int
+    institution: str
+    action: str
+    target: str
+    on_behalf_of: str
+    outcome: int
+    reason: str
+    before: str
+    after: str
+    peer: str
+    key_prefix: str
+    calls: int
+    hash: bytes
+
+
+class AuditHeadRecord(NamedTuple):
+    """At ``time_ms`` the newest audit record was this one, with this hash; signed (Ed25519) with the private key of ``key``. Append-only."""
+
+    sequence: int
+    hash: bytes
+    time_ms: int
+    key: bytes
+    signature: bytes
+
+
 class RequestRecord(NamedTuple):
     """A submission's idempotency key, kept in the submission's own transaction.
 

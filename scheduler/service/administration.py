@@ -203,6 +203,8 @@ class Administration:
             event_sequence=state.counters.event_seq,
             policy_version=state.policy_record.version if state.policy_record else 0,
             predictions=state.predictor.accuracy(),
+            audit_sequence=state.audit.sequence,
+            audit_verified=state.audit.verified,
         )
 
     def _quotas(self, institution: str) -> list[QuotaStatus]:

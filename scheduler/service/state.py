@@ -30,6 +30,7 @@ from scheduler.planning.plan import Planner
 from scheduler.planning.policy import Policy
 from scheduler.planning.rank import rank_of
 from scheduler.planning.types import Changes, NodeView, PoolKey, RunningView, Snapshot
+from scheduler.service.audit_trail import AuditTrail
 from scheduler.service.claims import Claims
 from scheduler.service.evictions import EvictionCount
 from scheduler.service.holdings import Holdings
@@ -145,6 +146,7 @@ class State:
         self.policy_record: PolicyRecord | None = None
         """The newest stored version; None before the first."""
         self.metering = Metering()
+        self.audit = AuditTrail()
         self.price_lists: dict[int, PriceListRecord] = {}
         """By version, without their texts."""
         self.newest_price_list: PriceListRecord | None = None

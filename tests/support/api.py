@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from protos.suanli.v1 import (
     admin_pb2_grpc,
+    audit_pb2_grpc,
     common_pb2,
     jobs_pb2,
     jobs_pb2_grpc,
@@ -27,6 +29,7 @@ from scheduler.api.blobs import Artifacts
 from scheduler.api.metrics import Metrics
 from scheduler.api.permissions import Role
 from scheduler.api.serving import ApiServer, Tls
+from scheduler.audit_key import AuditKey
 from scheduler.catalog.catalogue import Catalogue
 from scheduler.domain.records import InstitutionRecord, UserRecord
 from scheduler.planning.policy import Policy
@@ -63,6 +66,7 @@ class Client:
         self.jobs = _Keyed(jobs_pb2_grpc.JobServiceStub(self.channel), key)
         self.admin = _Keyed(admin_pb2_grpc.AdminServiceStub(self.channel), key)
         self.regions = _Keyed(regions_pb2_grpc.RegionServiceStub(self.channel), key)
+        self.audit = _Keyed(audit_pb2_grpc.AuditServiceStub(self.channel), key)
         self.usage = _Keyed(usage_pb2_grpc.UsageServiceStub(self.channel), key)
 
     @property
@@ -119,7 +123,8 @@ async def running_api(
     codec = SpecCodec(catalogue)
     clock = WallClock()
     metrics = Metrics()
-    control_plane = ControlPlane(MemoryStore(clock), clock, RandomIds(), codec, Policy(), Settings(), metrics)
+    memory, key = MemoryStore(clock), AuditKey(Ed25519PrivateKey.generate())
+    control_plane = ControlPlane(memory, clock, RandomIds(), codec, Policy(), Settings(), metrics, key)
     store = FolderStore(folder / "artifacts")
     artifacts = Artifacts(store, folder / "uploads")
     server = ApiServer(

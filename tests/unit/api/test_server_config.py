@@ -33,6 +33,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         "bootstrap_admin_key_file": "admin.key",
         "ready_file": "ready.json",
         "verify_ledger_hours": 12,
+        "audit_key_file": "audit.pem",
         "log_level": "debug",
     }
     assert set(document) == {f.name for f in fields(Config)}

@@ -55,6 +55,8 @@ def _gauges() -> Iterator[Series]:
     yield "suanli_ledger_reconcile_difference", "gauge", "", [("", 0, 0)]
     yield "suanli_ledger_last_verified_timestamp_seconds", "gauge", "", [("", END_S - 7200, 0)]
     yield "suanli_ledger_last_sequence", "gauge", "", [("", 10, 0.1)]
+    yield "suanli_audit_chain_ok", "gauge", "", [("", 1, 0)]
+    yield "suanli_audit_last_sequence", "gauge", "", [("", 10, 0.1)]
     yield "suanli_event_last_sequence", "gauge", "", [("", 10, 1)]
     yield "suanli_leader_epoch", "gauge", "", [(_TARGET, 3, 0)]
     yield "suanli_policy_version", "gauge", "", [("", 2, 0)]
