@@ -160,6 +160,10 @@ def test_each_pool_is_a_worker_group_the_agent_can_find() -> None:
     assert {pool["name"] for pool in pools} == set(groups) == {"cpu", "gpu-a100"}
     for pool in pools:
         assert pool["labels"].items() <= groups[pool["name"]]["labels"].items()
+    assert {pool["name"]: pool.get("isolation") for pool in pools} == {
+        "cpu": None,
+        "gpu-a100": {"network": "none", "disk_mib": 10240},
+    }
     gpu = groups["gpu-a100"]
     assert gpu["labels"]["ray.io/accelerator-type"] == "A100"
     assert gpu["labels"]["topology.suanli.io/rack"] == "r7"
@@ -214,6 +218,7 @@ def test_a_changed_setting_restarts_the_pod_that_reads_it() -> None:
         ("region.pools[0].memory=lots", "memory"),
         ("region.pools[0].labels.suanli\\.io/pool=other", "suanli.io/pool"),
         ("region.pools[0].gpus=2", "acceleratorType"),
+        ("region.pools[0].isolation.tier=pod", "tier"),
         ("region.pools=null", "pools"),
         ("controlPlane.enabled=false", "region.agent.controlPlane"),
         ("unknown=1", "unknown"),
