@@ -257,6 +257,7 @@ class Sandbox:
         return options
 
     def _walls(self, networked: bool) -> list[str]:
+        # Read-only for a plain user's jobs; those of root's are other users than the owner of these folders anyway.
         options = ["--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try", "--new-session"]
         options += ["--die-with-parent", "--cap-drop", "ALL", "--remount-ro", "/dev", "--remount-ro", "/"]
         if not networked:
