@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError, Message
 
 from scheduler.api.errors import code_of, status_of
 from scheduler.api.permissions import PUBLIC, Role, Scope, scope_of
+from scheduler.api.tls import region_in
 from scheduler.api.visibility import Caller
 from scheduler.domain.errors import (
     Internal,
@@ -69,8 +70,11 @@ class Gate:
     with a stream; a stream of requests comes as an async iterator.
     """
 
-    def __init__(self, authenticator: Authenticator, observer: RpcObserver) -> None:
+    def __init__(
+        self, authenticator: Authenticator, observer: RpcObserver, agents_need_certificates: bool = False
+    ) -> None:
         self._authenticator = authenticator
+        self._agents_need_certificates = agents_need_certificates
         self._observer = observer
         self._waiting: set[asyncio.Task[object]] = set()
         """Streams that wait for something to say. One that is just saying something ends after that, so that its caller learns why."""
@@ -108,6 +112,8 @@ class Gate:
         if name in PUBLIC:
             return _NOBODY
         record = self._authenticator.authenticate(_key_in(context))
+        if record.role == Role.AGENT:
+            self._check_certificate(context, record.region)
         scope = scope_of(name, record.role, record.institution)
         if scope is None:
             role = Role(record.role).name.lower() if record.role in set(Role) else "unknown"
@@ -115,6 +121,20 @@ class Gate:
                 f"The role of your key ({role}) does not allow {name.rpartition('/')[2]}.", reason="ROLE_NOT_ALLOWED"
             )
         return Caller(record.user, record.institution, record.role, record.region, scope)
+
+    def _check_certificate(self, context: Context, region: str) -> None:
+        """The certificate that an agent shows must be for the region that its key is for: neither is of use without the other."""
+        shown = {region_in(uri.decode("utf-8", "replace")) for uri in context.auth_context().get("peer_uri", ())} - {""}
+        if shown and shown != {region}:
+            raise Unauthenticated(
+                f"Your certificate is for region {sorted(shown)[0]!r}, your key is for {region!r}.",
+                reason="OTHER_REGIONS_CERTIFICATE",
+            )
+        if not shown and self._agents_need_certificates:
+            raise Unauthenticated(
+                "Agents must show a certificate with their region in it here, on the address for agents (agents_listen).",
+                reason="NO_AGENT_CERTIFICATE",
+            )
 
     def _not_serving(self) -> Unavailable:
         if self._closing:
