@@ -15,6 +15,7 @@ import yaml
 
 from scheduler.api.blobs import MAX_BLOB_BYTES
 from scheduler.api.tls import ConfigurationError, Tls
+from scheduler.governance.limits import Limits
 
 DATABASE_VARIABLE = "SUANLI_DATABASE_URL"
 MAX_CONFIG_BYTES = 256 * 1024
@@ -55,7 +56,13 @@ class Config:
     ready_file: Path | None = None
     """Written when this process serves: JSON with the bound addresses."""
     verify_ledger_hours: int = 24
-    """How often the leader verifies the whole ledger by itself, slowly, in hours; 0: never. The first time an hour after it began."""
+    """How often the leader verifies the whole ledger and the audit log by itself, slowly, in hours; 0: never. The first time within an
+    hour after it began."""
+    audit_key_file: Path | None = None
+    """The Ed25519 key that signs heads of the audit log, in PEM form, and after it the public keys of earlier ones that still count.
+    None: ``audit-key.pem`` in ``state_dir``, made when it is missing. Processes that share a database need the same key."""
+    limits: Limits = field(default_factory=Limits)
+    """The keys below: how much of the server one caller may take up."""
     log_level: str = "info"
     """debug, info, warning or error."""
 
@@ -139,7 +146,10 @@ def _read(kind: Any, document: object, prefix: str, folder: Path) -> Any:
     ]
     if required:
         raise ConfigurationError(f"{prefix}{required[0]}: it is missing, and there is no default for it.")
-    return kind(**values)
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ConfigurationError(f"{prefix}{error}") from error
 
 
 def _value(kind: Any, value: object, name: str, folder: Path) -> Any:
@@ -147,8 +157,8 @@ def _value(kind: Any, value: object, name: str, folder: Path) -> Any:
         if value is None:
             return None
         kind = next(option for option in typing.get_args(kind) if option is not type(None))
-    if kind is Tls:
-        return _read(Tls, value, f"{name}.", folder)
+    if kind in (Tls, Limits):
+        return _read(kind, value, f"{name}.", folder)
     if kind is Path:
         if not isinstance(value, str) or not value:
             raise ConfigurationError(f"{name}: give a path.")

@@ -28,6 +28,7 @@ from scheduler.api.permissions import Role
 from scheduler.api.serving import ApiServer
 from scheduler.api.tls import ConfigurationError
 from scheduler.artifact_store import PlatformArtifacts
+from scheduler.audit_key import load_audit_key
 from scheduler.catalog.catalogue import Catalogue, load_catalogue
 from scheduler.catalog.manifest import CatalogueError
 from scheduler.config import Config, load_config, split_address
@@ -136,14 +137,18 @@ async def _parts(config: Config) -> AsyncIterator[tuple[ControlPlane, ApiServer,
     catalogue: Catalogue = await asyncio.to_thread(load_catalogue, config.algorithms_dir, artifact_store)
     codec = SpecCodec(catalogue)
     metrics = Metrics()
+    key_file = config.audit_key_file or config.state_dir / "audit-key.pem"
+    audit_key = load_audit_key(key_file, create=config.audit_key_file is None)
     store = SqlStore(config.database)
     artifacts = Artifacts(artifact_store, uploads)
     settings = Settings(
         heartbeat_interval_ms=config.heartbeat_interval_ms,
         lease_ttl_ms=config.lease_ttl_ms,
         verify_ledger_every_ms=config.verify_ledger_hours * HOUR_MS,
+        max_project_jobs=config.limits.pending_jobs_per_project,
     )
-    control_plane = ControlPlane(store, WallClock(), RandomIds(), codec, PRESETS[DEFAULT_PRESET], settings, metrics)
+    policy = PRESETS[DEFAULT_PRESET]
+    control_plane = ControlPlane(store, WallClock(), RandomIds(), codec, policy, settings, metrics, audit_key)
     api = ApiServer(
         control_plane,
         codec,
@@ -153,6 +158,7 @@ async def _parts(config: Config) -> AsyncIterator[tuple[ControlPlane, ApiServer,
         artifacts_url=config.artifacts,
         max_blob_bytes=config.max_blob_bytes,
         tls=config.tls,
+        limits=config.limits,
     )
     try:
         yield control_plane, api, metrics

@@ -243,15 +243,32 @@ def _speed() -> list[Panel]:
             "short",
             8,
         ),
-        curve("Open streams", "By method.", [("sum by (method) (suanli_rpc_open_streams)", "{{method}}")], "short"),
+        curve(
+            "Calls refused by a limit",
+            "By method and limit.",
+            [("sum by (method, limit) (rate(suanli_rpc_limited_total[$__rate_interval]))", "{{method}} {{limit}}")],
+            "reqps",
+            8,
+        ),
+        curve("Open streams", "By method.", [("sum by (method) (suanli_rpc_open_streams)", "{{method}}")], "short", 8),
         curve(
             "Records",
-            "New events and ledger records, a second.",
+            "New events, ledger records and audit records, a second.",
             [
                 ("max(deriv(suanli_event_last_sequence[$__rate_interval]))", "events"),
                 ("max(deriv(suanli_ledger_last_sequence[$__rate_interval]))", "ledger"),
+                ("max(deriv(suanli_audit_last_sequence[$__rate_interval]))", "audit"),
             ],
             "short",
+            8,
+        ),
+        number(
+            "Audit log",
+            "1: the last verification found every record in its place and every signed head right.",
+            ("min(suanli_audit_chain_ok)", ""),
+            "short",
+            floor(1, 1),
+            width=6,
         ),
     ]
 

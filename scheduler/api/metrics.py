@@ -51,6 +51,9 @@ class Metrics:
             buckets=_FAST,
             registry=self.registry,
         )
+        self._limited = Counter(
+            names.RPC_LIMITED, "Calls refused by a limit on callers.", ["method", "limit"], registry=self.registry
+        )
         self._streams = Gauge(names.RPC_STREAMS, "Streams open now.", ["method"], registry=self.registry)
         self._expiry = Gauge(
             names.TLS_EXPIRY,
@@ -84,6 +87,10 @@ class Metrics:
         if child is None:
             child = self._rpc_children[method, code] = self._rpc.labels(method, code)
         child.observe(seconds)
+
+    def limited(self, method: str, limit: str) -> None:
+        """A call has met a limit."""
+        self._limited.labels(method, limit).inc()
 
     def stream(self, method: str, change: int) -> None:
         """A stream has been opened (+1) or has ended (-1)."""
@@ -125,6 +132,10 @@ def gauge_families(gauges: Gauges) -> Iterator[Metric]:
     yield GaugeMetricFamily(names.LEADER_EPOCH, "The leadership's epoch.", value=gauges.leader_epoch)
     yield GaugeMetricFamily(names.POLICY_VERSION, "The policy in force (0: none was put).", value=gauges.policy_version)
     yield GaugeMetricFamily(names.EVENT_LAST_SEQUENCE, "The newest event.", value=gauges.event_sequence)
+    yield GaugeMetricFamily(names.AUDIT_LAST_SEQUENCE, "The newest audit record.", value=gauges.audit_sequence)
+    if gauges.audit_verified is not None:
+        text = "Whether the audit log was whole and its signed heads were right when it was last verified."
+        yield GaugeMetricFamily(names.AUDIT_CHAIN_OK, text, value=int(not gauges.audit_verified.faults))
     error = "Median of |log2(runtime / predicted)| of the last 1,000 jobs that ended."
     yield GaugeMetricFamily(names.PREDICTION_ERROR, error, value=gauges.predictions.median_error_milli / 1000)
     coverage = "Part of the last 1,000 jobs that ended within their predicted p90."

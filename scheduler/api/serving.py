@@ -9,13 +9,15 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from protos.suanli.v1 import admin_pb2, jobs_pb2, regions_pb2, usage_pb2
+from protos.suanli.v1 import admin_pb2, audit_pb2, jobs_pb2, regions_pb2, usage_pb2
 from scheduler.api.accounting import AccountingApi
 from scheduler.api.admin import AdminApi
+from scheduler.api.audit import AuditApi
 from scheduler.api.blobs import MAX_BLOB_BYTES, Artifacts, BlobApi
 from scheduler.api.exports import ExportApi
 from scheduler.api.gate import Gate, RpcObserver
 from scheduler.api.jobs import JobApi
+from scheduler.api.limiting import Limiting, LimitObserver
 from scheduler.api.logs import LogBroker
 from scheduler.api.policies import PolicyApi
 from scheduler.api.prices import PriceApi
@@ -25,6 +27,7 @@ from scheduler.api.tls import AgentAuthority, ConfigurationError, ExpiryObserver
 from scheduler.api.usage import UsageApi
 from scheduler.api.verification import VerificationApi
 from scheduler.catalog.catalogue import Catalogue
+from scheduler.governance.limits import Limits
 from scheduler.service.contract import Service
 from scheduler.wire.spec import SpecCodec
 
@@ -34,6 +37,7 @@ SERVICES = (
     regions_pb2.DESCRIPTOR.services_by_name["RegionService"],
     admin_pb2.DESCRIPTOR.services_by_name["AdminService"],
     usage_pb2.DESCRIPTOR.services_by_name["UsageService"],
+    audit_pb2.DESCRIPTOR.services_by_name["AuditService"],
 )
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -48,10 +52,11 @@ _OPTIONS = (
     ("grpc.http2.max_ping_strikes", 0),
 )
 _MAX_CONCURRENT_RPCS = 20_000
+DEFAULT_LIMITS = Limits()
 
 
-class ServerObserver(RpcObserver, ExpiryObserver, Protocol):
-    """Counts calls, and shows when certificates run out."""
+class ServerObserver(RpcObserver, LimitObserver, ExpiryObserver, Protocol):
+    """Counts calls and refusals, and shows when certificates run out."""
 
 
 class ApiServer:
@@ -67,9 +72,11 @@ class ApiServer:
         *,
         artifacts_url: str = "",
         max_blob_bytes: int = MAX_BLOB_BYTES,
+        limits: Limits = DEFAULT_LIMITS,
         tls: Tls | None = None,
     ) -> None:
         logs = LogBroker()
+        limiting = Limiting(limits, observer)
         self._tls = tls
         self._observer = observer
         authority = None
@@ -77,7 +84,7 @@ class ApiServer:
             authority = AgentAuthority(tls.agent_ca_cert, tls.agent_ca_key)
         servicers = (
             JobApi(service, codec, catalogue, artifacts, logs),
-            BlobApi(service, artifacts, max_blob_bytes),
+            BlobApi(service, artifacts, limiting, max_blob_bytes),
             RegionApi(service, codec, logs, artifacts_url, authority),
             AdminApi(service),
             PolicyApi(service),
@@ -87,9 +94,11 @@ class ApiServer:
             StatementApi(service),
             ExportApi(service),
             VerificationApi(service),
+            AuditApi(service),
         )
         self.grpc = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CONCURRENT_RPCS)
-        self._gate = Gate(service, observer, tls is not None and tls.agents_need_certificates)
+        need = tls is not None and tls.agents_need_certificates
+        self._gate = Gate(service, observer, service, limiting, need)
         for descriptor in SERVICES:
             self._gate.add(self.grpc, descriptor, servicers)
         self._health = health.aio.HealthServicer()

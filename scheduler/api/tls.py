@@ -184,6 +184,12 @@ class AgentAuthority:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
             .sign(key, hashes.SHA256())
         )
+        log.info(
+            "signed a certificate for the agent of %s, number %x, good until %s",
+            region,
+            certificate.serial_number,
+            until,
+        )
         return certificate.public_bytes(Encoding.PEM).decode()
 
 

@@ -91,7 +91,7 @@ def test_the_server_gets_its_settings_and_secrets_by_reference() -> None:
     manifests = rendered()
     config = yaml.safe_load(one(manifests, "ConfigMap", "-control-plane")["data"]["server.yaml"])
     assert set(config) == {
-        *("listen", "metrics_listen", "tls", "artifacts_url", "state_dir", "bootstrap_admin_key_file")
+        *("listen", "metrics_listen", "tls", "artifacts_url", "state_dir", "bootstrap_admin_key_file", "audit_key_file")
     }
     assert set(config["tls"]) == {"cert", "key"}
     pod = one(manifests, "Deployment", "-control-plane")["spec"]["template"]["spec"]
@@ -110,6 +110,16 @@ def test_the_server_gets_its_settings_and_secrets_by_reference() -> None:
 def test_the_first_operator_has_the_key_of_the_secret() -> None:
     config = yaml.safe_load(one(full(), "ConfigMap", "-control-plane")["data"]["server.yaml"])
     assert config["bootstrap_admin_key_file"] == "/etc/suanli/bootstrap/api-key"
+
+
+def test_heads_of_the_audit_log_are_signed_with_the_key_of_the_secret() -> None:
+    config = yaml.safe_load(one(full(), "ConfigMap", "-control-plane")["data"]["server.yaml"])
+    pod = one(full(), "Deployment", "-control-plane")["spec"]["template"]["spec"]
+    folder, _, name = config["audit_key_file"].rpartition("/")
+    mounts = [each["name"] for each in pod["containers"][0]["volumeMounts"] if each["mountPath"] == folder]
+    (volume,) = [each for each in pod["volumes"] if each["name"] in mounts]
+    assert volume["secret"]["secretName"] == "suanli-audit-key"
+    assert volume["secret"]["items"] == [{"key": "audit-key.pem", "path": name}]
 
 
 def test_services_lead_to_the_control_plane_alone() -> None:
@@ -181,6 +191,10 @@ def test_each_pool_is_a_worker_group_the_agent_can_find() -> None:
     assert {pool["name"] for pool in pools} == set(groups) == {"cpu", "gpu-a100"}
     for pool in pools:
         assert pool["labels"].items() <= groups[pool["name"]]["labels"].items()
+    assert {pool["name"]: pool.get("isolation") for pool in pools} == {
+        "cpu": None,
+        "gpu-a100": {"network": "none", "disk_mib": 10240},
+    }
     gpu = groups["gpu-a100"]
     assert gpu["labels"]["ray.io/accelerator-type"] == "A100"
     assert gpu["labels"]["topology.suanli.io/rack"] == "r7"
@@ -238,6 +252,7 @@ def test_a_changed_setting_restarts_the_pod_that_reads_it() -> None:
         ("region.pools[0].memory=lots", "memory"),
         ("region.pools[0].labels.suanli\\.io/pool=other", "suanli.io/pool"),
         ("region.pools[0].gpus=2", "acceleratorType"),
+        ("region.pools[0].isolation.tier=pod", "tier"),
         ("region.pools=null", "pools"),
         ("controlPlane.enabled=false", "region.agent.controlPlane"),
         ("unknown=1", "unknown"),

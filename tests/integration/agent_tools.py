@@ -178,6 +178,8 @@ def write_config(folder: Path, control: FakeControl, **keys: Any) -> Path:
         "state_dir": "state",
         "ready_file": "ready",
         "artifacts_url": "artifacts",
+        # Jobs of the tests write into folders of the tests.
+        "isolation": {"tier": "process"},
         **keys,
     }
     path = folder / "agent.yaml"

@@ -7,6 +7,7 @@ import pytest
 
 from scheduler.api.tls import ConfigurationError, Tls
 from scheduler.config import Config, config_from, load_config, split_address
+from scheduler.governance.limits import Limits
 
 
 def test_only_the_state_folder_is_needed(tmp_path: Path) -> None:
@@ -41,10 +42,13 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         "bootstrap_admin_key_file": "admin.key",
         "ready_file": "ready.json",
         "verify_ledger_hours": 12,
+        "limits": {"user_streams": 7},
+        "audit_key_file": "audit.pem",
         "log_level": "debug",
     }
     assert set(document) == {f.name for f in fields(Config)}
     config = config_from(document, tmp_path)
+    assert config.limits == Limits(user_streams=7)
     assert set(document["tls"]) == {f.name for f in fields(Tls)}
     names = ("c.pem", "k.pem", "ca.pem", "agents.pem", "agents.key")
     assert config.tls == Tls(*(tmp_path / name for name in names), agents_need_certificates=True)
@@ -74,6 +78,12 @@ def test_the_database_is_found_in_the_order_that_is_documented(tmp_path: Path, m
         ),
         ({"agents_listen": "127.0.0.1:0"}, "agents_listen: give tls.agent_ca_cert"),
         ({"agents_listen": "x"}, "agents_listen: 'x' is not an address"),
+        (
+            {"limits": {"user_streems": 1}},
+            "limits.user_streems: there is no such setting; did you mean limits.user_streams?",
+        ),
+        ({"limits": {"user_streams": -1}}, "limits.user_streams: -1 is out of range"),
+        ({"limits": {"user_calls_burst": 0}}, "limits.user_calls_burst: give at least 1"),
         ({"listen": "50051"}, "listen: '50051' is not an address"),
         ({"listen": "127.0.0.1:99999"}, "listen: "),
         ({"metrics_listen": "x:"}, "metrics_listen: "),
