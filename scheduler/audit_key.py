@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from scheduler.api.serving import ConfigurationError
+from scheduler.api.tls import ConfigurationError
 
 _MAX_BYTES = 64 * 1024
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z ]+)-----.*?-----END \1-----", re.DOTALL)

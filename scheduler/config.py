@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from scheduler.api.blobs import MAX_BLOB_BYTES
-from scheduler.api.serving import ConfigurationError, Tls
+from scheduler.api.tls import ConfigurationError, Tls
 from scheduler.governance.limits import Limits
 
 DATABASE_VARIABLE = "SUANLI_DATABASE_URL"
@@ -30,6 +30,8 @@ class Config:
     """Where the server keeps what it needs on disk."""
     listen: str = "127.0.0.1:50051"
     """HOST:PORT of gRPC; port 0 takes a free one. Other hosts than the loopback need ``tls``."""
+    agents_listen: str = ""
+    """HOST:PORT of a second gRPC address, for agents: callers must show a certificate of ``tls.agent_ca_cert``. Empty: none."""
     metrics_listen: str = "127.0.0.1:9464"
     """HOST:PORT of /metrics, /healthz and /readyz; empty: none."""
     database_url: str = ""
@@ -66,6 +68,12 @@ class Config:
 
     def __post_init__(self) -> None:
         split_address(self.listen, "listen")
+        if self.agents_listen:
+            split_address(self.agents_listen, "agents_listen")
+            if self.tls is None or self.tls.agent_ca_cert is None:
+                raise ConfigurationError(
+                    "agents_listen: give tls.agent_ca_cert, which signs the certificates of agents."
+                )
         if self.metrics_listen:
             split_address(self.metrics_listen, "metrics_listen")
         _bounded("heartbeat_interval_ms", self.heartbeat_interval_ms, 100, 60_000)
@@ -157,9 +165,11 @@ def _value(kind: Any, value: object, name: str, folder: Path) -> Any:
         return folder / Path(value).expanduser()
     if kind is str and isinstance(value, str):
         return value
+    if kind is bool and isinstance(value, bool):
+        return value
     if kind is int and isinstance(value, int) and not isinstance(value, bool):
         return value
-    wanted = "a whole number" if kind is int else "a text"
+    wanted = {int: "a whole number", bool: "true or false"}.get(kind, "a text")
     raise ConfigurationError(f"{name}: {value!r} is not {wanted}.")
 
 

@@ -174,6 +174,7 @@ def operator() -> Dashboard:
 def _health() -> list[Panel]:
     down = "sum(suanli_region_up == bool 0) or vector(0)"
     firing = 'count(ALERTS{alertname=~"Suanli.*", alertstate="firing"}) or vector(0)'
+    expiry = "min by (certificate) (suanli_tls_certificate_expiry_timestamp_seconds)"
     failed = f"sum(rate(suanli_rpc_seconds_count{{{_FAULTS}}}[$__range])) or vector(0)"
     return [
         number(
@@ -198,13 +199,25 @@ def _health() -> list[Panel]:
             ceiling(1e-9, 1e-9),
         ),
         curve(
-            "Regions", "1: the agent is connected.", [(f"suanli_region_up{{{_PLACE_REGION}}}", "{{region}}")], "short"
+            "Regions",
+            "1: the agent is connected.",
+            [(f"suanli_region_up{{{_PLACE_REGION}}}", "{{region}}")],
+            "short",
+            8,
         ),
         curve(
             "Leadership",
             "The epoch, by process; a step is a new leadership.",
             [("suanli_leader_epoch", "{{instance}}")],
             "short",
+            8,
+        ),
+        curve(
+            "Certificates",
+            "Until each runs out.",
+            [(f"{expiry} - time()", "{{certificate}}")],
+            "s",
+            8,
         ),
     ]
 

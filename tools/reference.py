@@ -19,12 +19,13 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+import scheduler.api.tls
 import scheduler.config
 import workers.config
 from scheduler.api import errors as wire_errors
 from scheduler.api.metrics import Metrics, gauge_families
 from scheduler.api.permissions import PERMISSIONS, PLATFORM_AUDIT, PLATFORM_FINANCE, PUBLIC, Role, Scope
-from scheduler.api.serving import Tls
+from scheduler.api.tls import Tls
 from scheduler.api.usage_metrics import budget_families, usage_families
 from scheduler.config import Config
 from scheduler.governance import limits
@@ -52,7 +53,7 @@ sentence that names the key.
 _TLS_HEAD = """
 ### tls
 
-Needed for any `listen` but the loopback. PEM files; a renewed certificate is read at the next start.
+Needed for any `listen` but the loopback. See [TLS](../howto/tls.md).
 
 """
 _LIMITS_HEAD = """
@@ -77,7 +78,8 @@ def configuration() -> str:
     """The keys of both configuration files."""
     comments = attribute_comments(Path(scheduler.config.__file__), "Config")
     rows = [setting_row(field, comments.get(field.name, "")) for field in dataclasses.fields(Config)]
-    tls = [(f"`tls.{field.name}`", "required" if required(field) else "none") for field in dataclasses.fields(Tls)]
+    tls_comments = attribute_comments(Path(scheduler.api.tls.__file__), "Tls")
+    tls = [tls_row(field, tls_comments[field.name]) for field in dataclasses.fields(Tls)]
     meanings = attribute_comments(Path(limits.__file__), "Limits")
     most = [
         (f"`limits.{field.name}`", f"`{field.default:,}`", cell(meanings[field.name]))
@@ -89,7 +91,7 @@ def configuration() -> str:
             f"# Configuration\n\n{NOTE}{_CONFIGURATION}\n",
             table(("key", "default", "meaning"), rows),
             _TLS_HEAD,
-            table(("key", "default"), tls),
+            table(("key", "default", "meaning"), tls),
             f"\n{cell(Tls.__doc__ or '')}\n",
             _LIMITS_HEAD,
             table(("key", "default", "meaning"), most),
@@ -97,6 +99,12 @@ def configuration() -> str:
             table(("key", "meaning and default"), agent),
         ]
     )
+
+
+def tls_row(field: dataclasses.Field[typing.Any], comment: str) -> tuple[str, str, str]:
+    """The row of one of the settings below ``tls``."""
+    key, default, meaning = setting_row(field, comment)
+    return f"`tls.{key.strip('`')}`", default, meaning
 
 
 def required(field: dataclasses.Field[typing.Any]) -> bool:
@@ -115,6 +123,8 @@ def setting_row(field: dataclasses.Field[typing.Any], comment: str) -> tuple[str
         default = "the shipped ones"
     elif value is None or value == "":
         default = "none"
+    elif isinstance(value, bool):
+        default = f"`{str(value).lower()}`"
     else:
         default = f"`{value:_}`".replace("_", ",") if isinstance(value, int) else f"`{value}`"
     return f"`{field.name}`", default, cell(comment)

@@ -3,6 +3,11 @@
 =================== ===================================================================================================
 region              the region's id
 control_plane       ``host:port``; default ``127.0.0.1:50051``
+agents_address      ``host:port`` of the control plane for agents that show a certificate (its ``agents_listen``); the agent enrols at
+                    ``control_plane``, and does the rest here. Empty: all at ``control_plane``, without a certificate
+tls_cert            with ``agents_address``: the agent's certificate (PEM), when you bring it; needs ``tls_key``. Without, the
+                    agent has one made when it enrols, and renews it
+tls_key             the private key of ``tls_cert`` (PEM)
 tls_ca              file with the authorities to trust (PEM); empty: the system's, or no TLS at all to a loopback host
 token_file          file with the single-use enrolment token; default ``<state_dir>/token``
 credential_file     where the agent's own key is kept (mode 0600); default ``<state_dir>/credential``
@@ -60,6 +65,9 @@ class AgentConfig:
 
     region: str
     control_plane: str
+    agents_address: str
+    tls_cert: Path | None
+    tls_key: Path | None
     tls_ca: Path | None
     token_file: Path
     credential_file: Path
@@ -110,9 +118,10 @@ def parse_config(document: object, base: Path) -> AgentConfig:
         raise ConfigError("region: must be an id such as 'east': lower-case letters, digits and '-', at most 63")
     state_dir = keys.path("state_dir") or Path.home() / ".local/state/suanli" / region
     control_plane = keys.text("control_plane", "127.0.0.1:50051")
-    match = _ADDRESS.fullmatch(control_plane)
-    if match is None or not 0 < int(match[2]) < 65536:
-        raise ConfigError(f"control_plane: {control_plane!r} is not host:port")
+    agents_address = keys.text("agents_address", "")
+    _check_address("control_plane", control_plane)
+    if agents_address:
+        _check_address("agents_address", agents_address)
     log_level = keys.one_of("log_level", "info", LOG_LEVELS)
     artifacts_url = keys.text("artifacts_url", "")
     if artifacts_url and "://" not in artifacts_url:
@@ -121,6 +130,9 @@ def parse_config(document: object, base: Path) -> AgentConfig:
     config = AgentConfig(
         region=region,
         control_plane=control_plane,
+        agents_address=agents_address,
+        tls_cert=keys.path("tls_cert"),
+        tls_key=keys.path("tls_key"),
         tls_ca=keys.path("tls_ca"),
         token_file=keys.path("token_file") or state_dir / "token",
         credential_file=keys.path("credential_file") or state_dir / "credential",
@@ -143,9 +155,19 @@ def parse_config(document: object, base: Path) -> AgentConfig:
         ),
     )
     keys.none_left()
+    if (config.tls_cert is None) != (config.tls_key is None):
+        raise ConfigError("tls_cert, tls_key: give both or neither")
+    if config.tls_cert is not None and not agents_address:
+        raise ConfigError("tls_cert: give agents_address too, where certificates are asked for")
     if "{node_id}" not in config.node_dir:
         raise ConfigError("node_dir: must contain {node_id}, since two nodes may share a machine")
     return config
+
+
+def _check_address(key: str, address: str) -> None:
+    match = _ADDRESS.fullmatch(address)
+    if match is None or not 0 < int(match[2]) < 65536:
+        raise ConfigError(f"{key}: {address!r} is not host:port")
 
 
 class _Keys:

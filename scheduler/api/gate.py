@@ -25,6 +25,7 @@ from scheduler.api.audited import AUDITED, Kind, Row, target_of
 from scheduler.api.errors import code_of, status_of
 from scheduler.api.limiting import RATE_LIMITED, Limiting
 from scheduler.api.permissions import PUBLIC, Role, Scope, scope_of
+from scheduler.api.tls import region_in
 from scheduler.api.visibility import Caller
 from scheduler.domain.audit import AuditOutcome
 from scheduler.domain.errors import (
@@ -91,11 +92,17 @@ class Gate:
     """
 
     def __init__(
-        self, authenticator: Authenticator, observer: RpcObserver, auditor: Auditor, limiting: Limiting
+        self,
+        authenticator: Authenticator,
+        observer: RpcObserver,
+        auditor: Auditor,
+        limiting: Limiting,
+        agents_need_certificates: bool = False,
     ) -> None:
         self._authenticator = authenticator
         self._auditor = auditor
         self._limiting = limiting
+        self._agents_need_certificates = agents_need_certificates
         self._observer = observer
         self._waiting: set[asyncio.Task[object]] = set()
         """Streams that wait for something to say. One that is just saying something ends after that, so that its caller learns why."""
@@ -135,6 +142,8 @@ class Gate:
         record = self._authenticator.authenticate(_key_in(context))
         acting.actor, acting.role, acting.institution = record.user, record.role, record.institution
         acting.key_prefix = record.prefix
+        if record.role == Role.AGENT:
+            self._check_certificate(context, record.region)
         scope = scope_of(name, record.role, record.institution)
         if scope is None:
             role = Role(record.role).name.lower() if record.role in set(Role) else "unknown"
@@ -143,6 +152,20 @@ class Gate:
             )
         leads = self._authenticator.led_by(record.user) if scope is Scope.PROJECT else _NO_PROJECTS
         return Caller(record.user, record.institution, record.role, record.region, scope, leads)
+
+    def _check_certificate(self, context: Context, region: str) -> None:
+        """The certificate that an agent shows must be for the region that its key is for: neither is of use without the other."""
+        shown = {region_in(uri.decode("utf-8", "replace")) for uri in context.auth_context().get("peer_uri", ())} - {""}
+        if shown and shown != {region}:
+            raise Unauthenticated(
+                f"Your certificate is for region {sorted(shown)[0]!r}, your key is for {region!r}.",
+                reason="OTHER_REGIONS_CERTIFICATE",
+            )
+        if not shown and self._agents_need_certificates:
+            raise Unauthenticated(
+                "Agents must show a certificate with their region in it here, on the address for agents (agents_listen).",
+                reason="NO_AGENT_CERTIFICATE",
+            )
 
     def _not_serving(self) -> Unavailable:
         if self._closing:

@@ -55,6 +55,12 @@ class Metrics:
             names.RPC_LIMITED, "Calls refused by a limit on callers.", ["method", "limit"], registry=self.registry
         )
         self._streams = Gauge(names.RPC_STREAMS, "Streams open now.", ["method"], registry=self.registry)
+        self._expiry = Gauge(
+            names.TLS_EXPIRY,
+            "When the first certificate of this file that is in force runs out.",
+            ["certificate"],
+            registry=self.registry,
+        )
         self._rpc_children: dict[tuple[str, str], Histogram] = {}
 
     def wait_ms(self, institution: str, ms: float) -> None:
@@ -89,6 +95,10 @@ class Metrics:
     def stream(self, method: str, change: int) -> None:
         """A stream has been opened (+1) or has ended (-1)."""
         self._streams.labels(method).inc(change)
+
+    def certificate_expiry(self, certificate: str, at_s: float) -> None:
+        """See ``ExpiryObserver``."""
+        self._expiry.labels(certificate).set(at_s)
 
     async def page(self, service: Service | None) -> bytes:
         """The text for Prometheus. Without a service (a standby) only what this process has measured itself."""

@@ -69,6 +69,7 @@ PERMISSIONS: Mapping[str, _Row] = {
     "suanli.v1.JobService/UploadBlob": _UPLOADERS,
     "suanli.v1.JobService/ListAlgorithms": _EVERYONE,
     "suanli.v1.RegionService/Connect": {G: OWN},
+    "suanli.v1.RegionService/RenewCertificate": {G: OWN},
     "suanli.v1.AdminService/PutInstitution": _OPERATORS,
     "suanli.v1.AdminService/ListInstitutions": _PEOPLE,
     "suanli.v1.AdminService/PutProject": _MANAGERS,

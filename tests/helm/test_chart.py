@@ -129,7 +129,7 @@ def test_services_lead_to_the_control_plane_alone() -> None:
         labels = one(manifests, "Deployment", name)["spec"]["template"]["metadata"]["labels"]
         assert (selector.items() <= labels.items()) is (name == "-control-plane")
     ports = one(manifests, "Service", "-control-plane")["spec"]["ports"]
-    assert [(port["name"], port["port"]) for port in ports] == [("grpc", 443)]
+    assert [(port["name"], port["port"]) for port in ports] == [("grpc", 443), ("agents", 8443)]
     metrics = one(manifests, "Service", "-metrics")["spec"]
     assert (metrics["type"], metrics["ports"][0]["port"]) == ("ClusterIP", 9464)
 
@@ -142,8 +142,39 @@ def test_the_agent_dials_the_control_plane_of_its_release_or_the_one_named() -> 
     there = yaml.safe_load(one(full(), "ConfigMap", "-agent")["data"]["agent.yaml"])
     assert there["control_plane"] == "suanli.example.org:443"
     assert set(there) == {
-        *("region", "control_plane", "tls_ca", "token_file", "ray_address", "state_dir", "artifacts_url", "pools")
+        *("region", "control_plane", "tls_ca", "token_file", "ray_address", "state_dir", "artifacts_url", "pools"),
+        *("agents_address", "tls_cert", "tls_key"),
     }
+
+
+def test_agents_show_certificates_on_a_port_of_their_own_when_it_is_on() -> None:
+    signing = rendered("--set", "controlPlane.agents.enabled=true")
+    for manifests, signs in ((signing, True), (full(), False)):
+        server = yaml.safe_load(one(manifests, "ConfigMap", "-control-plane")["data"]["server.yaml"])
+        assert server["agents_listen"] == "0.0.0.0:50052"
+        assert server["tls"]["agents_need_certificates"] is True
+        assert ("agent_ca_key" in server["tls"]) is signs
+        volumes = one(manifests, "Deployment", "-control-plane")["spec"]["template"]["spec"]["volumes"]
+        authority = next(volume["secret"] for volume in volumes if volume["name"] == "agent-ca")
+        assert [item["key"] for item in authority["items"]] == ["tls.crt", *(["tls.key"] if signs else [])]
+    service = one(signing, "Service", "-control-plane")["metadata"]["name"]
+    agent = yaml.safe_load(one(signing, "ConfigMap", "-agent")["data"]["agent.yaml"])
+    assert agent["agents_address"] == f"{service}.suanli.svc:50052"
+    assert "tls_cert" not in agent
+    brought = yaml.safe_load(one(full(), "ConfigMap", "-agent")["data"]["agent.yaml"])
+    assert brought["agents_address"] == "suanli.example.org:8443"
+    mounts = one(full(), "Deployment", "-agent")["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
+    folder = brought["tls_cert"].rpartition("/")[0]
+    assert any(mount["mountPath"] == folder and "subPath" not in mount for mount in mounts)
+
+
+def test_secrets_are_mounted_so_that_a_renewed_one_is_seen() -> None:
+    """Kubernetes never updates what is mounted by subPath."""
+    for name in ("-control-plane", "-agent"):
+        pod = one(full(), "Deployment", name)["spec"]["template"]["spec"]
+        secrets = {volume["name"] for volume in pod["volumes"] if "secret" in volume}
+        mounts = pod["containers"][0]["volumeMounts"]
+        assert not [mount for mount in mounts if mount["name"] in secrets and "subPath" in mount]
 
 
 def test_the_agent_never_sees_the_private_key() -> None:
@@ -214,6 +245,9 @@ def test_a_changed_setting_restarts_the_pod_that_reads_it() -> None:
         ("region.name=East_Campus", "name"),
         ("region.rayVersion=2.60", "rayVersion"),
         ("region.agent.controlPlane=https://suanli.example.org", "controlPlane"),
+        ("region.agent.agentsAddress=nowhere", "agentsAddress"),
+        ("region.agent.certificate.existingSecret=east-agent", "region.agent.agentsAddress"),
+        ("controlPlane.agents.ca.existingSecret=", "existingSecret"),
         ("region.pools[0].replicas=-1", "replicas"),
         ("region.pools[0].memory=lots", "memory"),
         ("region.pools[0].labels.suanli\\.io/pool=other", "suanli.io/pool"),

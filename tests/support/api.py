@@ -28,7 +28,8 @@ from protos.suanli.v1 import (
 from scheduler.api.blobs import Artifacts
 from scheduler.api.metrics import Metrics
 from scheduler.api.permissions import Role
-from scheduler.api.serving import DEFAULT_LIMITS, ApiServer, Tls
+from scheduler.api.serving import DEFAULT_LIMITS, ApiServer
+from scheduler.api.tls import Tls
 from scheduler.audit_key import AuditKey
 from scheduler.catalog.catalogue import Catalogue
 from scheduler.domain.records import InstitutionRecord, ProjectRecord, UserRecord
@@ -116,6 +117,7 @@ class Api:
     uploads: Path
     metrics: Metrics
     codec: SpecCodec
+    agents_address: str = ""
     clients: dict[str, Client] = field(default_factory=dict)
 
     def __getitem__(self, user: str) -> Client:
@@ -151,12 +153,15 @@ async def running_api(
         artifacts_url="file:///a",
         max_blob_bytes=max_blob_bytes,
         limits=limits,
+        tls=tls,
     )
-    port = server.listen("127.0.0.1", 0, tls)
+    port = server.listen("127.0.0.1", 0)
+    with_agents = tls is not None and tls.agent_ca_cert is not None
+    agents = f"127.0.0.1:{server.listen_for_agents('127.0.0.1', 0)}" if with_agents else ""
     await server.start()
     await control_plane.start()
     await server.serving(True)
-    api = Api(control_plane, server, f"127.0.0.1:{port}", files, folder / "uploads", metrics, codec)
+    api = Api(control_plane, server, f"127.0.0.1:{port}", files, folder / "uploads", metrics, codec, agents)
     try:
         if tls is None:
             await _people(api)

@@ -22,13 +22,14 @@ def test_a_region_is_enough() -> None:
 def test_every_key_is_taken(tmp_path: Path) -> None:
     path = tmp_path / "agent.yaml"
     path.write_text(
-        "region: east\ncontrol_plane: '[::1]:7'\ntls_ca: ca.crt\ntoken_file: /t\ncredential_file: c\nray_address: a:1\n"
+        "region: east\ncontrol_plane: '[::1]:7'\ntls_ca: ca.crt\nagents_address: h:8\ntls_cert: t.crt\ntls_key: t.key\ntoken_file: /t\ncredential_file: c\nray_address: a:1\n"
         "state_dir: s\nnode_dir: /n/{node_id}\nartifacts_url: s3://b/p\nready_file: r\nstop_grace_ms: 5\nlog_level: debug\n"
         "pools:\n- name: big\n  labels: {size: l}\ndata_sets: {star98: /data/star98}\n"
     )
     config = load_config(path)
     assert config.loopback
     assert (config.tls_ca, config.token_file, config.ready_file) == (tmp_path / "ca.crt", Path("/t"), tmp_path / "r")
+    assert (config.agents_address, config.tls_cert, config.tls_key) == ("h:8", tmp_path / "t.crt", tmp_path / "t.key")
     assert (config.state_dir, config.credential_file) == (tmp_path / "s", tmp_path / "c")
     assert (config.artifacts_url, config.node_dir) == ("s3://b/p", "/n/{node_id}")
     assert config.pools == (PoolRule("big", {"size": "l"}),)
@@ -75,6 +76,9 @@ def test_another_host_is_no_loopback() -> None:
         ({"region": "e", "pools": [{"name": "a", "labels": {"x": 1}}]}, r"pools\[0\].labels"),
         ({"region": "e", "data_sets": ["x"]}, "data_sets"),
         ({"region": "e", "tls_ca": 5}, "tls_ca"),
+        ({"region": "e", "agents_address": "h:0"}, "agents_address"),
+        ({"region": "e", "agents_address": "h:1", "tls_cert": "c"}, "tls_key"),
+        ({"region": "e", "tls_cert": "c", "tls_key": "k"}, "agents_address"),
         ({"region": "e", "regoin": "x"}, "regoin"),
         ({"region": "e", "isolation": "sandbox"}, "isolation: must be a map"),
         ({"region": "e", "isolation": {"tier": "pod"}}, "isolation.tier: 'pod' does not exist yet"),

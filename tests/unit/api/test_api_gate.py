@@ -12,7 +12,8 @@ from protos.suanli.v1 import admin_pb2, jobs_pb2
 from scheduler.api import permissions
 from scheduler.api.errors import CODES, code_of
 from scheduler.api.permissions import PERMISSIONS, PLATFORM_AUDIT, PLATFORM_FINANCE, PUBLIC, Role, Scope, scope_of
-from scheduler.api.serving import SERVICES, ConfigurationError, require_loopback
+from scheduler.api.serving import SERVICES, require_loopback
+from scheduler.api.tls import ConfigurationError
 from scheduler.domain import errors
 from tests.support.api import Api, Client, info_of, running_api
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.api.serving import ConfigurationError, Tls
+from scheduler.api.tls import ConfigurationError, Tls
 from scheduler.config import Config, config_from, load_config, split_address
 from scheduler.governance.limits import Limits
 
@@ -22,9 +22,17 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     document = {
         "state_dir": "/var/lib/suanli",
         "listen": "0.0.0.0:1",
+        "agents_listen": "0.0.0.0:2",
         "metrics_listen": "",
         "database_url": "postgresql://h/d",
-        "tls": {"cert": "c.pem", "key": "k.pem", "client_ca": "ca.pem"},
+        "tls": {
+            "cert": "c.pem",
+            "key": "k.pem",
+            "client_ca": "ca.pem",
+            "agent_ca_cert": "agents.pem",
+            "agent_ca_key": "agents.key",
+            "agents_need_certificates": True,
+        },
         "artifacts_url": "s3://bucket/a",
         "algorithms_dir": "algos",
         "heartbeat_interval_ms": 100,
@@ -41,7 +49,9 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert set(document) == {f.name for f in fields(Config)}
     config = config_from(document, tmp_path)
     assert config.limits == Limits(user_streams=7)
-    assert config.tls == Tls(tmp_path / "c.pem", tmp_path / "k.pem", tmp_path / "ca.pem")
+    assert set(document["tls"]) == {f.name for f in fields(Tls)}
+    names = ("c.pem", "k.pem", "ca.pem", "agents.pem", "agents.key")
+    assert config.tls == Tls(*(tmp_path / name for name in names), agents_need_certificates=True)
     assert config.artifacts == "s3://bucket/a"
     assert config.state_dir == Path("/var/lib/suanli")
 
@@ -61,6 +71,13 @@ def test_the_database_is_found_in_the_order_that_is_documented(tmp_path: Path, m
         ({"tls": {"cert": "a", "kee": "b"}}, "tls.kee: there is no such setting; did you mean tls.key?"),
         ({"tls": {"cert": "a"}}, "tls.key: it is missing"),
         ({"tls": "yes"}, "tls: give keys and values"),
+        ({"tls": {"cert": "a", "key": "b", "agent_ca_key": "c"}}, "tls.agent_ca_key: give tls.agent_ca_cert too"),
+        (
+            {"tls": {"cert": "a", "key": "b", "agents_need_certificates": 1}},
+            "tls.agents_need_certificates: 1 is not true or false",
+        ),
+        ({"agents_listen": "127.0.0.1:0"}, "agents_listen: give tls.agent_ca_cert"),
+        ({"agents_listen": "x"}, "agents_listen: 'x' is not an address"),
         (
             {"limits": {"user_streems": 1}},
             "limits.user_streems: there is no such setting; did you mean limits.user_streams?",

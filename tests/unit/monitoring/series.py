@@ -58,6 +58,12 @@ def _gauges() -> Iterator[Series]:
     yield "suanli_audit_chain_ok", "gauge", "", [("", 1, 0)]
     yield "suanli_audit_last_sequence", "gauge", "", [("", 10, 0.1)]
     yield "suanli_event_last_sequence", "gauge", "", [("", 10, 1)]
+    yield (
+        "suanli_tls_certificate_expiry_timestamp_seconds",
+        "gauge",
+        "",
+        [(f'{_TARGET},certificate="server"', END_S + 60 * 86_400, 0)],
+    )
     yield "suanli_leader_epoch", "gauge", "", [(_TARGET, 3, 0)]
     yield "suanli_policy_version", "gauge", "", [("", 2, 0)]
     yield "suanli_runtime_prediction_error_octaves", "gauge", "", [("", 0.4, 0)]
