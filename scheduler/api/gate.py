@@ -14,16 +14,23 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from time import perf_counter
 from typing import Any, Protocol, TypeAlias
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 
+from scheduler.api.audited import AUDITED, Kind, Row, target_of
 from scheduler.api.errors import code_of, status_of
+from scheduler.api.limiting import RATE_LIMITED, Limiting
 from scheduler.api.permissions import PUBLIC, Role, Scope, scope_of
+from scheduler.api.tls import region_in
 from scheduler.api.visibility import Caller
+from scheduler.domain.audit import AuditOutcome
 from scheduler.domain.errors import (
+    DeadlineExceeded,
+    Hidden,
     Internal,
     InvalidArgument,
     PermissionDenied,
@@ -32,10 +39,13 @@ from scheduler.domain.errors import (
     Unavailable,
 )
 from scheduler.domain.records import ApiKeyRecord
+from scheduler.service.auditing import ACTING, Acting
+from scheduler.service.refusals import Refusal
 
 log = logging.getLogger(__name__)
 _BEARER = "bearer "
 _HEAR_OUT_S = 1.0
+_NO_PROJECTS: frozenset[str] = frozenset()
 _NOBODY = Caller("", "", 0, "", Scope.OWN)
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
@@ -46,6 +56,10 @@ class Authenticator(Protocol):
     """Knows keys."""
 
     def authenticate(self, key: str) -> ApiKeyRecord:
+        """See ``scheduler.service.contract.Service``."""
+        ...
+
+    def led_by(self, user: str) -> frozenset[str]:
         """See ``scheduler.service.contract.Service``."""
         ...
 
@@ -62,6 +76,14 @@ class RpcObserver(Protocol):
         ...
 
 
+class Auditor(Protocol):
+    """Writes the audit log."""
+
+    def note_refusal(self, refusal: Refusal) -> None:
+        """See ``scheduler.service.audit_contract.AuditService``."""
+        ...
+
+
 class Gate:
     """Makes gRPC handlers of servicers whose methods take ``(request, caller)``.
 
@@ -69,8 +91,18 @@ class Gate:
     with a stream; a stream of requests comes as an async iterator.
     """
 
-    def __init__(self, authenticator: Authenticator, observer: RpcObserver) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        observer: RpcObserver,
+        auditor: Auditor,
+        limiting: Limiting,
+        agents_need_certificates: bool = False,
+    ) -> None:
         self._authenticator = authenticator
+        self._auditor = auditor
+        self._limiting = limiting
+        self._agents_need_certificates = agents_need_certificates
         self._observer = observer
         self._waiting: set[asyncio.Task[object]] = set()
         """Streams that wait for something to say. One that is just saying something ends after that, so that its caller learns why."""
@@ -101,20 +133,39 @@ class Gate:
             return grpc.stream_stream_rpc_method_handler(stream)
         return grpc.unary_stream_rpc_method_handler(stream)
 
-    def _admit(self, name: str, context: Context) -> Caller:
-        """Who calls; ``Unauthenticated`` or ``PermissionDenied`` when that may not be."""
+    def _admit(self, name: str, context: Context, acting: Acting) -> Caller:
+        """Who calls, who is also the one acting; ``Unauthenticated`` or ``PermissionDenied`` when that may not be."""
         if not self.open:
             raise self._not_serving()
         if name in PUBLIC:
             return _NOBODY
         record = self._authenticator.authenticate(_key_in(context))
+        acting.actor, acting.role, acting.institution = record.user, record.role, record.institution
+        acting.key_prefix = record.prefix
+        if record.role == Role.AGENT:
+            self._check_certificate(context, record.region)
         scope = scope_of(name, record.role, record.institution)
         if scope is None:
             role = Role(record.role).name.lower() if record.role in set(Role) else "unknown"
             raise PermissionDenied(
                 f"The role of your key ({role}) does not allow {name.rpartition('/')[2]}.", reason="ROLE_NOT_ALLOWED"
             )
-        return Caller(record.user, record.institution, record.role, record.region, scope)
+        leads = self._authenticator.led_by(record.user) if scope is Scope.PROJECT else _NO_PROJECTS
+        return Caller(record.user, record.institution, record.role, record.region, scope, leads)
+
+    def _check_certificate(self, context: Context, region: str) -> None:
+        """The certificate that an agent shows must be for the region that its key is for: neither is of use without the other."""
+        shown = {region_in(uri.decode("utf-8", "replace")) for uri in context.auth_context().get("peer_uri", ())} - {""}
+        if shown and shown != {region}:
+            raise Unauthenticated(
+                f"Your certificate is for region {sorted(shown)[0]!r}, your key is for {region!r}.",
+                reason="OTHER_REGIONS_CERTIFICATE",
+            )
+        if not shown and self._agents_need_certificates:
+            raise Unauthenticated(
+                "Agents must show a certificate with their region in it here, on the address for agents (agents_listen).",
+                reason="NO_AGENT_CERTIFICATE",
+            )
 
     def _not_serving(self) -> Unavailable:
         if self._closing:
@@ -124,21 +175,33 @@ class Gate:
     def _unary(
         self, method: MethodDescriptor, function: Callable[[Any, Caller], Awaitable[Message]]
     ) -> Callable[[Any, Context], Awaitable[bytes]]:
-        name, parse = _name(method), _parser(method)
+        name, parse, streams = _name(method), _parser(method), method.client_streaming
+        limiting = self._limiting
 
         async def handle(raw: Any, context: Context) -> bytes:
-            start = perf_counter()
+            start, caller = perf_counter(), None
+            acting, request = _acting(context), None
             try:
-                caller = self._admit(name, context)
-                request = _parsed(raw, parse) if method.client_streaming else parse(raw)
-                response = (await function(request, caller)).SerializeToString()
+                who = self._admit(name, context, acting)
+                limiting.enter(name, who, streams)
+                caller = who
+                request = _parsed(raw, parse) if streams else parse(raw)
+                if streams or context.time_remaining() is not None:
+                    answer = await function(request, caller)
+                else:
+                    answer = await _in_time(function(request, caller), limiting.unary_deadline_s)
+                response = answer.SerializeToString()
             except Exception as error:
                 failure = self._failure(name, error)
-                if method.client_streaming:
+                self._audit(name, acting, request, failure)
+                if streams:
                     await _hear_out(raw)
             else:
                 self._observer.rpc(name, "OK", perf_counter() - start)
                 return response
+            finally:
+                if streams and caller is not None:
+                    limiting.leave(caller)
             self._observer.rpc(name, code_of(failure).name, perf_counter() - start)
             return await _abort(context, failure)
 
@@ -152,11 +215,14 @@ class Gate:
         async def handle(raw: Any, context: Context) -> AsyncIterator[bytes]:
             self._observer.stream(name, 1)
             failure: SuanliError | None = None
-            responses = None
+            responses = caller = None
+            acting, request = _acting(context), None
             task = asyncio.current_task()
             assert task is not None, "gRPC runs every call in a task"
             try:
-                caller = self._admit(name, context)
+                who = self._admit(name, context, acting)
+                self._limiting.enter(name, who, True)
+                caller = who
                 request = _parsed(raw, parse) if method.client_streaming else parse(raw)
                 responses = function(request, caller)
                 while True:
@@ -173,6 +239,7 @@ class Gate:
                         break
             except Exception as error:
                 failure = self._failure(name, error)
+                self._audit(name, acting, request, failure)
                 if method.client_streaming and responses is None:
                     await _hear_out(raw)
             except asyncio.CancelledError:
@@ -181,6 +248,8 @@ class Gate:
                 failure = self._not_serving()
             finally:
                 self._observer.stream(name, -1)
+                if caller is not None:
+                    self._limiting.leave(caller)
                 if responses is not None:
                     # A caller that hangs up leaves the generator in the middle: its clean-up must not wait for the collector.
                     await responses.aclose()  # type: ignore[attr-defined]
@@ -188,6 +257,33 @@ class Gate:
                 await _abort(context, failure)
 
         return handle
+
+    def _audit(self, name: str, acting: Acting, request: object, failure: SuanliError) -> None:
+        """Have a refusal recorded, and the failure of a change. What was done is recorded where it is done."""
+        row = AUDITED.get(name, Row(Kind.CHANGE))
+        if isinstance(failure, PermissionDenied | Unauthenticated | Hidden):
+            outcome = AuditOutcome.REFUSED
+        elif row.kind is Kind.CHANGE and not isinstance(failure, Unavailable | Internal):
+            outcome = AuditOutcome.FAILED
+        else:
+            return
+        # Whoever floods the server would flood the log of it; a metric counts these.
+        if acting.told or failure.reason == RATE_LIMITED:
+            return
+        action, target = name.rpartition("/")[2], target_of(row, request)
+        self._auditor.note_refusal(
+            Refusal(
+                acting.actor,
+                acting.role,
+                acting.institution,
+                action,
+                target,
+                int(outcome),
+                failure.reason,
+                acting.peer,
+                acting.key_prefix,
+            )
+        )
 
     def _failure(self, name: str, error: Exception) -> SuanliError:
         """What the caller is told. A defect is logged whole here and gives the caller its number only."""
@@ -207,6 +303,19 @@ async def _hear_out(raw: AsyncIterator[bytes]) -> None:
         async with asyncio.timeout(_HEAR_OUT_S):
             async for _ in raw:
                 pass
+
+
+async def _in_time(answer: Awaitable[Message], deadline_s: float | None) -> Message:
+    """An answer, if it comes within the server's own deadline."""
+    try:
+        async with asyncio.timeout(deadline_s) as timer:
+            return await answer
+    except TimeoutError:
+        if not timer.expired():
+            raise
+        raise DeadlineExceeded(
+            f"The call took longer than {deadline_s:g} s, and brought no deadline of its own; give it a longer one."
+        ) from None
 
 
 async def _abort(context: Context, failure: SuanliError) -> bytes:
@@ -239,6 +348,16 @@ def _reason(error: DecodeError) -> str:
     if "UTF-8" in str(error):
         return "a string in it is not valid UTF-8; encode text as UTF-8, and put other bytes into a file."
     return "its bytes are damaged or cut off; use the published protos to make it."
+
+
+def _acting(context: Context) -> Acting:
+    """Whoever calls, as far as is known before the key is looked at; what this call's task does is done by them."""
+    address = context.peer() or ""
+    # ipv4:192.0.2.1:50000, ipv6:%5B2001:db8::1%5D:50000, unix:…; the port says nothing and is another each time.
+    kind, _, rest = address.partition(":")
+    acting = Acting(peer=unquote(rest.rpartition(":")[0] if kind in ("ipv4", "ipv6") else address))
+    ACTING.set(acting)
+    return acting
 
 
 def _key_in(context: Context) -> str:

@@ -15,7 +15,7 @@ from scheduler.api.data import require_export
 from scheduler.api.logs import LogBroker, LogPart, LogTarget, stored_chunks, stored_log
 from scheduler.api.paging import decode_number, encode_token, page_size, question
 from scheduler.api.permissions import Scope
-from scheduler.api.visibility import Caller, institution_scope, other_institution, visible_jobs
+from scheduler.api.visibility import Caller, institution_scope, other_institution, tell_foreign, visible_jobs
 from scheduler.catalog.catalogue import Algorithm, Catalogue
 from scheduler.domain.errors import FailedPrecondition, NotFound, Unavailable
 from scheduler.domain.records import AttemptRecord, JobRecord
@@ -241,6 +241,7 @@ class JobApi:
         replicas = len(json.loads(attempt.placement))
         if request.rank >= replicas:
             check.invalid("rank", f"the job has {replicas} replicas; give 0 to {replicas - 1}.")
+        await tell_foreign(self._service, caller, "TailLogs", record)
         async with aclosing(await self._log_chunks(attempt, request)) as chunks:
             async for stream, offset, data in chunks:
                 for start in range(0, len(data), _LOG_DATA):

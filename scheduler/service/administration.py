@@ -107,6 +107,11 @@ class Administration:
         """See ``Service``."""
         return tenants.authenticate(self.engine.state, key)
 
+    def led_by(self, user: str) -> frozenset[str]:
+        """See ``Service``."""
+        record = self.engine.state.users.get(user)
+        return record.leads if record else frozenset()
+
     async def set_quota(self, record: QuotaRecord, actor: str) -> QuotaRecord:
         """See ``Service``."""
         return await self._change(lambda: tenants.set_quota(self.engine.state, record))
@@ -203,6 +208,8 @@ class Administration:
             event_sequence=state.counters.event_seq,
             policy_version=state.policy_record.version if state.policy_record else 0,
             predictions=state.predictor.accuracy(),
+            audit_sequence=state.audit.sequence,
+            audit_verified=state.audit.verified,
         )
 
     def _quotas(self, institution: str) -> list[QuotaStatus]:

@@ -45,6 +45,8 @@ from scheduler.planning.explanation import Explanation
 from scheduler.planning.policy_text import PolicyText
 from scheduler.planning.runtimes import Accuracy
 from scheduler.planning.types import GroupKey, NodeView, PendingJob, PoolKey
+from scheduler.service.audit_contract import AuditService
+from scheduler.service.audit_trail import AuditVerified
 from scheduler.service.ports import EventQuery, JobQuery, LedgerQuery, UsageQuery, UsageSum
 from scheduler.service.statements import StatementFacts
 
@@ -278,6 +280,8 @@ class Gauges(NamedTuple):
     event_sequence: int
     policy_version: int = 0
     predictions: Accuracy = Accuracy(0, 0, 0)
+    audit_sequence: int = 0
+    audit_verified: AuditVerified | None = None
 
 
 class AgentSession(Protocol):
@@ -296,7 +300,7 @@ class AgentSession(Protocol):
         ...
 
 
-class Service(Protocol):
+class Service(AuditService, Protocol):
     """Everything the API layer may ask for."""
 
     async def submit(self, submission: Submission) -> Submitted:
@@ -485,6 +489,10 @@ class Service(Protocol):
     def authenticate(self, key: str) -> ApiKeyRecord:
         """The record of a full key "suanli_<prefix>_<secret>" that is live now; raises ``Unauthenticated``. From memory, so it
         costs microseconds. The user's present role and institution are in the record."""
+        ...
+
+    def led_by(self, user: str) -> frozenset[str]:
+        """The projects of the own institution that a user leads; none for an unknown one. From memory, too."""
         ...
 
     async def set_quota(self, record: QuotaRecord, actor: str) -> QuotaRecord:

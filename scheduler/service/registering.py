@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scheduler.domain.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, ResourceExhausted
+from scheduler.domain.errors import FailedPrecondition, Hidden, InvalidArgument, NotFound, PermissionDenied, ResourceExhausted
 from scheduler.governance.data import DataSet, Grant, GrantStatus
+from scheduler.service.auditing import tell
 from scheduler.service.governance import data_set_record, grant_record
 from scheduler.service.governing import look_again
 from scheduler.service.state import State
@@ -21,7 +22,8 @@ def find_data_set(state: State, institution: str, reference: str, field: str) ->
     register = state.governance.register
     data_set = register.resolve(reference)
     if data_set is None or (institution and not register.knows(institution, data_set)):
-        raise NotFound(
+        kind = NotFound if data_set is None else Hidden
+        raise kind(
             f'There is no data set "{reference}"; `suanli data list` shows those you may know of.',
             reason="DATA_SET_NOT_FOUND",
             field=field,
@@ -70,7 +72,7 @@ def put_data_set(state: State, data_set: DataSet, author: str, institution: str)
         _check_fixed(before, data_set)
     create_ms = before.create_ms if before else state.now()
     data_set = replace(data_set, author=author, create_ms=create_ms)
-    _put(state, data_set)
+    _put(state, data_set, "PutDataSet", before)
     return data_set
 
 
@@ -89,9 +91,12 @@ def _check_fixed(before: DataSet, data_set: DataSet) -> None:
         )
 
 
-def _put(state: State, data_set: DataSet) -> None:
+def _put(state: State, data_set: DataSet, action: str, before: DataSet | None, reason: str = "") -> None:
+    record = data_set_record(data_set)
     state.governance.register.put(data_set)
-    state.record.data_sets.append(data_set_record(data_set))
+    state.record.data_sets.append(record)
+    known = None if before is None else data_set_record(before)
+    tell(state, action, data_set.reference, data_set.institution, known, record, reason)
     # Planning sees the register through the policy.
     state.use_policy(state.base_policy)
     look_again(state)
@@ -102,9 +107,9 @@ def withdraw(state: State, name: str, version: str, reason: str, author: str, in
     data_set = find_data_set(state, institution, f"{name}@{version}", "version")
     _check_keeper(institution, data_set, "name")
     if not data_set.withdrawn_ms:
-        words = f"{reason} ({author})"
+        before, words = data_set, f"{reason} ({author})"
         data_set = replace(data_set, withdrawn_ms=state.now(), withdrawn_reason=words)
-        _put(state, data_set)
+        _put(state, data_set, "WithdrawDataSet", before, reason)
     return data_set
 
 
@@ -123,7 +128,6 @@ def request_grant(state: State, asked: Grant, requester: str, institution: str) 
     asked = replace(
         asked,
         status=GrantStatus.REQUESTED,
-        from_ms=asked.from_ms,
         requester=requester,
         request_ms=now,
     )
@@ -142,12 +146,16 @@ def request_grant(state: State, asked: Grant, requester: str, institution: str) 
             reason="TOO_MANY_GRANTS",
             field="grant",
         )
-    return _put_grant(state, replace(asked, grant=state.ids.job_id(now)))
+    return _put_grant(state, replace(asked, grant=state.ids.job_id(now)), "RequestGrant", asked.request_reason)
 
 
-def _put_grant(state: State, grant: Grant) -> Grant:
-    state.governance.register.put_grant(grant)
-    state.record.grants.append(grant_record(grant))
+def _put_grant(state: State, grant: Grant, action: str, reason: str) -> Grant:
+    register, record = state.governance.register, grant_record(grant)
+    before = register.grants.get(grant.grant)
+    register.put_grant(grant)
+    state.record.grants.append(record)
+    owner = register.versions(grant.data_set)[-1].institution
+    tell(state, action, grant.grant, owner, grant_record(before) if before else None, record, reason)
     if grant.status is not GrantStatus.REQUESTED:
         look_again(state)
     return grant
@@ -159,7 +167,8 @@ def _kept_grant(state: State, name: str, institution: str) -> tuple[Grant, DataS
     grant = register.grants.get(name)
     versions = register.versions(grant.data_set) if grant is not None else ()
     if grant is None or not versions or institution not in ("", grant.institution, versions[-1].institution):
-        raise NotFound(
+        kind = NotFound if grant is None else Hidden
+        raise kind(
             f'There is no grant "{name}"; `suanli grant list` shows those you may know of.',
             reason="GRANT_NOT_FOUND",
             field="id",
@@ -184,9 +193,8 @@ def decide_grant(state: State, name: str, approve: bool, reason: str, decider: s
             reason="OWN_REQUEST",
             field="id",
         )
-    return _put_grant(
-        state, replace(grant, status=status, decider=decider, decision_reason=reason, decide_ms=state.now())
-    )
+    decided = replace(grant, status=status, decider=decider, decision_reason=reason, decide_ms=state.now())
+    return _put_grant(state, decided, "DecideGrant", reason)
 
 
 def revoke_grant(state: State, name: str, reason: str, revoker: str, institution: str) -> Grant:
@@ -200,10 +208,8 @@ def revoke_grant(state: State, name: str, reason: str, revoker: str, institution
             reason="GRANT_NOT_APPROVED",
             field="id",
         )
-    return _put_grant(
-        state,
-        replace(grant, status=GrantStatus.REVOKED, revoker=revoker, revoke_reason=reason, revoke_ms=state.now()),
-    )
+    revoked = replace(grant, status=GrantStatus.REVOKED, revoker=revoker, revoke_reason=reason, revoke_ms=state.now())
+    return _put_grant(state, revoked, "RevokeGrant", reason)
 
 
 def _check_tenants(state: State, institution: str, project: str, field: str) -> None:

@@ -20,6 +20,7 @@ from scheduler.domain.states import TERMINAL, AttemptOutcome, JobState
 from scheduler.metering.prices import Place
 from scheduler.planning.feasible import Infeasible, UnknownPlace, could_ever_fit
 from scheduler.planning.policy import Policy
+from scheduler.service.auditing import tell
 from scheduler.service.contract import Submission
 from scheduler.service.covering import Wants, check_covered
 from scheduler.service.ending import drop_unstarted, end_array_if_done, job_ended
@@ -156,6 +157,13 @@ def _check_tenant(state: State, spec: JobSpec, field: str) -> None:
         )
 
 
+def _most_jobs(state: State, key: tuple[str, str]) -> int:
+    """How many unfinished jobs a tenant may have (-1: no limit); a project without a quota as many as the server's settings say."""
+    if key[1] and key not in state.quotas and state.settings.max_project_jobs:
+        return state.settings.max_project_jobs
+    return state.tenants[key].max_live_jobs
+
+
 def _check_room(state: State, spec: JobSpec, field: str, room: dict[tuple[str, str], int]) -> None:
     """Bounds on jobs that have not ended: the platform's and the tenants' own; and on what one job may ever hold."""
     count = max(1, spec.array_size)
@@ -170,11 +178,12 @@ def _check_room(state: State, spec: JobSpec, field: str, room: dict[tuple[str, s
         key = (spec.institution, project)
         tenant = state.tenants[key]
         name = f'project "{project}"' if project else f'institution "{spec.institution}"'
-        if tenant.max_live_jobs >= 0:
-            room[key] = room.get(key, tenant.max_live_jobs - tenant.live_jobs) - count
+        most = _most_jobs(state, key)
+        if most >= 0:
+            room[key] = room.get(key, most - tenant.live_jobs) - count
             if room[key] < 0:
                 raise ResourceExhausted(
-                    f"The quota of {name} is {tenant.max_live_jobs:,} unfinished jobs, and this submission would pass it; "
+                    f"The quota of {name} is {most:,} unfinished jobs, and this submission would pass it; "
                     "submit again when some have ended, or ask an operator for more.",
                     reason="QUOTA_JOBS",
                     field=field,
@@ -287,6 +296,9 @@ def cancel(state: State, job_ids: Sequence[str], user: str, reason: str) -> list
         job = state.jobs.get(job_id)
         if job is not None:
             cancelling.append(job_id)
+            if job.user != user:
+                before = {"user": job.user, "state": job.state.name}
+                tell(state, "CancelJobs", job_id, job.spec.institution, before, {"cancel_requested": True}, reason)
             message = f"Cancelled by {user}." if not reason else f"Cancelled by {user}: {reason}"
             cancel_job(state, job, message)
     return cancelling

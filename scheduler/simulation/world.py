@@ -469,6 +469,8 @@ def _nothing_stored(now_ms: int) -> StoredState:
         data_sets=[],
         grants=[],
         ledger_hash=b"",
+        audit_newest=None,
+        audit_head_newest=None,
         last_job_no=0,
         last_event_seq=0,
         last_ledger_seq=0,

@@ -154,6 +154,15 @@ GRANTS = _table(
     "grant_id",
     ForeignKeyConstraint(["institution"], ["institutions.institution"], name="grants_institution"),
 )
+AUDIT = _table(
+    "audit",
+    records.AuditRecord,
+    "sequence",
+    Index("audit_by_actor", "actor", "sequence"),
+    Index("audit_by_institution", "institution", "sequence"),
+    Index("audit_by_beneficiary", "on_behalf_of", "sequence"),
+)
+AUDIT_HEADS = _table("audit_heads", records.AuditHeadRecord, "sequence")
 REGIONS = _table("regions", records.RegionRecord, "region")
 NODES = _table(
     "nodes",
@@ -235,6 +244,8 @@ TABLES: dict[str, Table] = {
     "ledger": LEDGER,
     "requests": REQUESTS,
     "fair_usage": FAIR_USAGE,
+    "audit": AUDIT,
+    "audit_heads": AUDIT_HEADS,
 }
 # Sums of the ledger: to rows of a key that is there already, others are added.
 ROLLUPS: dict[str, Table] = {"usage_by_month": USAGE, "usage_by_day": DAYS}
@@ -249,5 +260,7 @@ INSERT_ONLY = frozenset(
         "price_lists",
         "months",
         "budget_notices",
+        "audit",
+        "audit_heads",
     }
 )
