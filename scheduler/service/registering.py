@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scheduler.domain.errors import FailedPrecondition, Hidden, InvalidArgument, NotFound, PermissionDenied, ResourceExhausted
+from scheduler.domain.errors import (
+    FailedPrecondition,
+    Hidden,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+)
 from scheduler.governance.data import DataSet, Grant, GrantStatus
 from scheduler.service.auditing import tell
 from scheduler.service.governance import data_set_record, grant_record

@@ -100,6 +100,8 @@ def test_what_the_policy_alone_names_needs_no_grant_until_it_is_registered() -> 
     stewards = Stewards(site)
     assert site.state(site.submit_one(**USE)) is JobState.STARTING
     stewards.put(listed=True, home_region="west")
+    # What runs was not given what is registered since.
+    assert stops(site.wait(1_000)) == []
     assert refusal(lambda: site.submit_one(**USE)).reason == "DATA_NOT_GRANTED"
     assert site.engine.state.policy.data_sets["census"].allowed_regions == ("west",)
     assert site.engine.state.base_policy.data_sets["census"].allowed_regions == ("east", "west")
