@@ -7,7 +7,7 @@ import os
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import yaml
 
 from scheduler.api.blobs import MAX_BLOB_BYTES
 from scheduler.api.serving import ConfigurationError, Tls
+from scheduler.identity.issuers import NO_OIDC, Oidc
 
 DATABASE_VARIABLE = "SUANLI_DATABASE_URL"
 MAX_CONFIG_BYTES = 256 * 1024
@@ -54,6 +55,8 @@ class Config:
     """Written when this process serves: JSON with the bound addresses."""
     verify_ledger_hours: int = 24
     """How often the leader verifies the whole ledger by itself, slowly, in hours; 0: never. The first time an hour after it began."""
+    oidc: Oidc = NO_OIDC
+    """Whose tokens are taken beside API keys: the keys below; none: nobody's."""
     log_level: str = "info"
     """debug, info, warning or error."""
 
@@ -131,7 +134,10 @@ def _read(kind: Any, document: object, prefix: str, folder: Path) -> Any:
     ]
     if required:
         raise ConfigurationError(f"{prefix}{required[0]}: it is missing, and there is no default for it.")
-    return kind(**values)
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ConfigurationError(f"{prefix}{error}") from error
 
 
 def _value(kind: Any, value: object, name: str, folder: Path) -> Any:
@@ -139,18 +145,34 @@ def _value(kind: Any, value: object, name: str, folder: Path) -> Any:
         if value is None:
             return None
         kind = next(option for option in typing.get_args(kind) if option is not type(None))
-    if kind is Tls:
-        return _read(Tls, value, f"{name}.", folder)
+    if is_dataclass(kind):
+        return _read(kind, value, f"{name}.", folder)
+    if typing.get_origin(kind) in (tuple, Mapping):
+        return _several(kind, value, name, folder)
     if kind is Path:
         if not isinstance(value, str) or not value:
             raise ConfigurationError(f"{name}: give a path.")
         return folder / Path(value).expanduser()
     if kind is str and isinstance(value, str):
         return value
+    if kind is bool and isinstance(value, bool):
+        return value
     if kind is int and isinstance(value, int) and not isinstance(value, bool):
         return value
-    wanted = "a whole number" if kind is int else "a text"
+    wanted = {int: "a whole number", bool: "true or false"}.get(kind, "a text")
     raise ConfigurationError(f"{name}: {value!r} is not {wanted}.")
+
+
+def _several(kind: Any, value: object, name: str, folder: Path) -> Any:
+    """A list, or a table of texts."""
+    if typing.get_origin(kind) is Mapping:
+        if not isinstance(value, Mapping):
+            raise ConfigurationError(f"{name}: give keys and values, each a text.")
+        return {_value(str, key, name, folder): _value(str, one, f"{name}.{key}", folder) for key, one in value.items()}
+    if not isinstance(value, list):
+        raise ConfigurationError(f"{name}: {value!r} is not a list; write [a, b].")
+    one = typing.get_args(kind)[0]
+    return tuple(_value(one, item, f"{name}[{index}]", folder) for index, item in enumerate(value))
 
 
 def _bounded(name: str, value: int, low: int, high: int) -> None:

@@ -151,6 +151,7 @@ async def _parts(config: Config) -> AsyncIterator[tuple[ControlPlane, ApiServer,
         metrics,
         artifacts_url=config.artifacts,
         max_blob_bytes=config.max_blob_bytes,
+        oidc=config.oidc,
     )
     try:
         yield control_plane, api, metrics

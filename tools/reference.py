@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import scheduler.config
+import scheduler.identity.issuers
 import workers.config
 from scheduler.api import errors as wire_errors
 from scheduler.api.metrics import Metrics, gauge_families
@@ -27,6 +28,7 @@ from scheduler.api.permissions import PERMISSIONS, PLATFORM_FINANCE, PUBLIC, Rol
 from scheduler.api.serving import Tls
 from scheduler.api.usage_metrics import budget_families, usage_families
 from scheduler.config import Config
+from scheduler.identity.issuers import Claims, Issuer
 from scheduler.metering import names
 from scheduler.metering.prices import PriceBook, PriceList
 from scheduler.service.contract import Gauges, Metered, Verified
@@ -53,6 +55,12 @@ _TLS_HEAD = """
 Needed for any `listen` but the loopback. PEM files; a renewed certificate is read at the next start.
 
 """
+_OIDC_HEAD = """
+### oidc
+
+`oidc.issuers` is a list; each issuer has these keys. See [identity](../howto/identity.md).
+
+"""
 _AGENT_HEAD = """
 ## Region agent
 
@@ -76,10 +84,25 @@ def configuration() -> str:
             _TLS_HEAD,
             table(("key", "default"), tls),
             f"\n{cell(Tls.__doc__ or '')}\n",
+            _OIDC_HEAD,
+            table(("key", "default", "meaning"), issuer_rows()),
             _AGENT_HEAD,
             table(("key", "meaning and default"), agent),
         ]
     )
+
+
+def issuer_rows() -> list[tuple[str, str, str]]:
+    """The rows of an issuer's settings, those of its claims among them."""
+    source = Path(scheduler.identity.issuers.__file__)
+    rows = []
+    for kind, prefix in ((Issuer, ""), (Claims, "claims.")):
+        comments = attribute_comments(source, kind.__name__)
+        for field in dataclasses.fields(kind):
+            if field.type != "Claims":
+                name, default, text = setting_row(field, comments.get(field.name, ""))
+                rows.append((f"`{prefix}{name.strip('`')}`", default, text))
+    return rows
 
 
 def required(field: dataclasses.Field[typing.Any]) -> bool:
@@ -94,7 +117,11 @@ def setting_row(field: dataclasses.Field[typing.Any], comment: str) -> tuple[str
         default = "required"
     elif isinstance(value, Path):
         default = "the shipped ones"
-    elif value is None or value == "":
+    elif isinstance(value, bool):
+        default = str(value).lower()
+    elif isinstance(value, tuple) and value:
+        default = "`[" + ", ".join(value) + "]`"
+    elif not isinstance(value, int | str) or value == "":
         default = "none"
     else:
         default = f"`{value:_}`".replace("_", ",") if isinstance(value, int) else f"`{value}`"

@@ -12,6 +12,7 @@ import logging
 import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol, TypeAlias
 
@@ -20,34 +21,30 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 
+from scheduler.api.credentials import Admission, Credentials
 from scheduler.api.errors import code_of, status_of
-from scheduler.api.permissions import PUBLIC, Role, Scope, scope_of
+from scheduler.api.limits import Credential, scope_within
+from scheduler.api.permissions import PUBLIC, Scope
 from scheduler.api.visibility import Caller
 from scheduler.domain.errors import (
     Internal,
     InvalidArgument,
-    PermissionDenied,
     SuanliError,
     Unauthenticated,
     Unavailable,
 )
-from scheduler.domain.records import ApiKeyRecord
 
 log = logging.getLogger(__name__)
 _BEARER = "bearer "
 _HEAR_OUT_S = 1.0
+_RECHECKED_AT_ONCE = 500
+RECHECK_S = 2.0
+"""How often the credentials of open streams are looked at again, when nothing says that one has ended."""
 _NOBODY = Caller("", "", 0, "", Scope.OWN)
+_CHANGE_CREDENTIALS = frozenset({"suanli.v1.AdminService/RevokeApiKey", "suanli.v1.AdminService/PutUser"})
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
-
-
-class Authenticator(Protocol):
-    """Knows keys."""
-
-    def authenticate(self, key: str) -> ApiKeyRecord:
-        """See ``scheduler.service.contract.Service``."""
-        ...
 
 
 class RpcObserver(Protocol):
@@ -62,6 +59,17 @@ class RpcObserver(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class _Call:
+    """A call; those with streams are looked at again and again. ``failure`` is set when it has to end."""
+
+    method: str
+    caller: Caller = _NOBODY
+    admission: Admission | None = None
+    responses: Any = None
+    failure: SuanliError | None = None
+
+
 class Gate:
     """Makes gRPC handlers of servicers whose methods take ``(request, caller)``.
 
@@ -69,9 +77,12 @@ class Gate:
     with a stream; a stream of requests comes as an async iterator.
     """
 
-    def __init__(self, authenticator: Authenticator, observer: RpcObserver) -> None:
-        self._authenticator = authenticator
+    def __init__(self, credentials: Credentials, observer: RpcObserver) -> None:
+        self._credentials = credentials
         self._observer = observer
+        self._streams: dict[asyncio.Task[object], _Call] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._recheck = asyncio.Event()
         self._waiting: set[asyncio.Task[object]] = set()
         """Streams that wait for something to say. One that is just saying something ends after that, so that its caller learns why."""
         self._closing = False
@@ -101,20 +112,45 @@ class Gate:
             return grpc.stream_stream_rpc_method_handler(stream)
         return grpc.unary_stream_rpc_method_handler(stream)
 
-    def _admit(self, name: str, context: Context) -> Caller:
-        """Who calls; ``Unauthenticated`` or ``PermissionDenied`` when that may not be."""
+    async def keep_watch(self, every_s: float = RECHECK_S) -> None:
+        """End open streams whose credential ends, until cancelled: at once when it is revoked here, else within ``every_s`` seconds."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(every_s):
+                    await self._recheck.wait()
+            self._recheck.clear()
+            for number, (task, stream) in enumerate(list(self._streams.items()), 1):
+                if stream.failure is None and (failure := _ended(stream)) is not None:
+                    stream.failure = failure
+                    if task in self._waiting:
+                        task.cancel()
+                if number % _RECHECKED_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+
+    async def _admit(self, stream: _Call, context: Context) -> None:
+        """Note who calls; ``Unauthenticated`` or ``PermissionDenied`` when that may not be."""
         if not self.open:
             raise self._not_serving()
-        if name in PUBLIC:
-            return _NOBODY
-        record = self._authenticator.authenticate(_key_in(context))
-        scope = scope_of(name, record.role, record.institution)
-        if scope is None:
-            role = Role(record.role).name.lower() if record.role in set(Role) else "unknown"
-            raise PermissionDenied(
-                f"The role of your key ({role}) does not allow {name.rpartition('/')[2]}.", reason="ROLE_NOT_ALLOWED"
-            )
-        return Caller(record.user, record.institution, record.role, record.region, scope)
+        if stream.method not in PUBLIC:
+            stream.admission = await self._credentials.admit(_credential_in(context))
+            stream.caller = _caller(stream.method, stream.admission.credential)
+
+    def _left(self, task: asyncio.Task[object]) -> None:
+        """A call has ended. One that was cut off while it was saying something did so without a word to its generator."""
+        if task in self._streams:
+            leaving = asyncio.get_running_loop().create_task(self._close(task))
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
+
+    async def _close(self, task: asyncio.Task[object]) -> None:
+        """Put a stream of responses away, once."""
+        stream = self._streams.pop(task, None)
+        if stream is None:
+            return
+        self._observer.stream(stream.method, -1)
+        if stream.responses is not None:
+            # A caller that hangs up leaves the generator in the middle: its clean-up must not wait for the collector.
+            await stream.responses.aclose()
 
     def _not_serving(self) -> Unavailable:
         if self._closing:
@@ -128,17 +164,24 @@ class Gate:
 
         async def handle(raw: Any, context: Context) -> bytes:
             start = perf_counter()
+            task, stream = _current_task(), _Call(name)
             try:
-                caller = self._admit(name, context)
-                request = _parsed(raw, parse) if method.client_streaming else parse(raw)
-                response = (await function(request, caller)).SerializeToString()
+                await self._admit(stream, context)
+                if method.client_streaming:
+                    self._streams[task] = stream
+                request = _parsed(raw, parse, stream) if method.client_streaming else parse(raw)
+                response = (await function(request, stream.caller)).SerializeToString()
             except Exception as error:
                 failure = self._failure(name, error)
                 if method.client_streaming:
                     await _hear_out(raw)
             else:
+                if name in _CHANGE_CREDENTIALS:
+                    self._recheck.set()
                 self._observer.rpc(name, "OK", perf_counter() - start)
                 return response
+            finally:
+                self._streams.pop(task, None)
             self._observer.rpc(name, code_of(failure).name, perf_counter() - start)
             return await _abort(context, failure)
 
@@ -150,40 +193,37 @@ class Gate:
         name, parse = _name(method), _parser(method)
 
         async def handle(raw: Any, context: Context) -> AsyncIterator[bytes]:
+            task = _current_task()
+            stream = self._streams[task] = _Call(name)
             self._observer.stream(name, 1)
+            task.add_done_callback(self._left)
             failure: SuanliError | None = None
-            responses = None
-            task = asyncio.current_task()
-            assert task is not None, "gRPC runs every call in a task"
             try:
-                caller = self._admit(name, context)
-                request = _parsed(raw, parse) if method.client_streaming else parse(raw)
-                responses = function(request, caller)
+                await self._admit(stream, context)
+                request = _parsed(raw, parse, stream) if method.client_streaming else parse(raw)
+                stream.responses = function(request, stream.caller)
                 while True:
                     self._waiting.add(task)
                     try:
-                        response = await anext(responses)
+                        response = await anext(stream.responses)
                     except StopAsyncIteration:
                         break
                     finally:
                         self._waiting.discard(task)
                     yield response.SerializeToString()
-                    if self._closing:
-                        failure = self._not_serving()
+                    failure = self._not_serving() if self._closing else stream.failure
+                    if failure is not None:
                         break
             except Exception as error:
                 failure = self._failure(name, error)
-                if method.client_streaming and responses is None:
+                if method.client_streaming and stream.responses is None:
                     await _hear_out(raw)
             except asyncio.CancelledError:
-                if not self._closing:
+                failure = self._not_serving() if self._closing else stream.failure
+                if failure is None:
                     raise
-                failure = self._not_serving()
             finally:
-                self._observer.stream(name, -1)
-                if responses is not None:
-                    # A caller that hangs up leaves the generator in the middle: its clean-up must not wait for the collector.
-                    await responses.aclose()  # type: ignore[attr-defined]
+                await self._close(task)
             if failure is not None:
                 await _abort(context, failure)
 
@@ -215,9 +255,38 @@ async def _abort(context: Context, failure: SuanliError) -> bytes:
     raise AssertionError("abort always raises")
 
 
-async def _parsed(raw: AsyncIterator[bytes], parse: Callable[[bytes], Message]) -> AsyncIterator[Message]:
+async def _parsed(
+    raw: AsyncIterator[bytes], parse: Callable[[bytes], Message], stream: _Call
+) -> AsyncIterator[Message]:
     async for one in raw:
+        if stream.failure is not None:
+            raise stream.failure
         yield parse(one)
+
+
+def _current_task() -> asyncio.Task[object]:
+    task = asyncio.current_task()
+    assert task is not None, "gRPC runs every call in a task"
+    return task
+
+
+def _caller(method: str, credential: Credential) -> Caller:
+    """Who calls a method with a credential; ``PermissionDenied`` when that may not be."""
+    scope = scope_within(method, credential)
+    return Caller(credential.user, credential.institution, credential.role, credential.region, scope, credential)
+
+
+def _ended(stream: _Call) -> SuanliError | None:
+    """Why a stream has to end; None when its caller may go on."""
+    if stream.admission is None:
+        return None
+    try:
+        caller = _caller(stream.method, stream.admission.renew())
+    except SuanliError as error:
+        return error
+    if caller == stream.caller:
+        return None
+    return Unavailable("Your rights have changed; open the stream again.", reason="RIGHTS_CHANGED")
 
 
 def _parser(method: MethodDescriptor) -> Callable[[bytes], Message]:
@@ -241,7 +310,7 @@ def _reason(error: DecodeError) -> str:
     return "its bytes are damaged or cut off; use the published protos to make it."
 
 
-def _key_in(context: Context) -> str:
+def _credential_in(context: Context) -> str:
     for name, value in context.invocation_metadata() or ():
         if name == "authorization":
             text = value.decode("latin-1") if isinstance(value, bytes) else value
@@ -249,7 +318,8 @@ def _key_in(context: Context) -> str:
                 return text[len(_BEARER) :].strip()
             break
     raise Unauthenticated(
-        "There is no API key in the call; send it as metadata: authorization: Bearer suanli_….", reason="NO_API_KEY"
+        "There is no API key or token in the call; send one as metadata: authorization: Bearer suanli_….",
+        reason="NO_API_KEY",
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -14,8 +16,10 @@ from protos.suanli.v1 import admin_pb2, jobs_pb2, regions_pb2, usage_pb2
 from scheduler.api.accounting import AccountingApi
 from scheduler.api.admin import AdminApi
 from scheduler.api.blobs import MAX_BLOB_BYTES, Artifacts, BlobApi
+from scheduler.api.credentials import Credentials
 from scheduler.api.exports import ExportApi
 from scheduler.api.gate import Gate, RpcObserver
+from scheduler.api.identity import IdentityApi
 from scheduler.api.jobs import JobApi
 from scheduler.api.logs import LogBroker
 from scheduler.api.policies import PolicyApi
@@ -25,7 +29,11 @@ from scheduler.api.statements import StatementApi
 from scheduler.api.usage import UsageApi
 from scheduler.api.verification import VerificationApi
 from scheduler.catalog.catalogue import Catalogue
+from scheduler.identity.fetching import fetch_json
+from scheduler.identity.issuers import NO_OIDC, Oidc
+from scheduler.identity.tokens import Tokens
 from scheduler.service.contract import Service
+from scheduler.service.ids import WallClock
 from scheduler.wire.spec import SpecCodec
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
@@ -76,6 +84,7 @@ class ApiServer:
         *,
         artifacts_url: str = "",
         max_blob_bytes: int = MAX_BLOB_BYTES,
+        oidc: Oidc = NO_OIDC,
     ) -> None:
         logs = LogBroker()
         servicers = (
@@ -83,6 +92,7 @@ class ApiServer:
             BlobApi(service, artifacts, max_blob_bytes),
             RegionApi(service, codec, logs, artifacts_url),
             AdminApi(service),
+            IdentityApi(service, oidc),
             PolicyApi(service),
             UsageApi(service),
             AccountingApi(service),
@@ -92,7 +102,9 @@ class ApiServer:
             VerificationApi(service),
         )
         self.grpc = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CONCURRENT_RPCS)
-        self._gate = Gate(service, observer)
+        tokens = Tokens(oidc.issuers, WallClock().now_ms, lambda issuer: partial(fetch_json, ca=issuer.ca))
+        self._gate = Gate(Credentials(service, tokens), observer)
+        self._watch: asyncio.Task[None] | None = None
         for descriptor in SERVICES:
             self._gate.add(self.grpc, descriptor, servicers)
         self._health = health.aio.HealthServicer()
@@ -120,6 +132,7 @@ class ApiServer:
         """Begin to take connections; calls are refused until ``serving(True)``."""
         await self.serving(False)
         await self.grpc.start()
+        self._watch = asyncio.create_task(self._gate.keep_watch())
 
     async def serving(self, yes: bool) -> None:
         """Tell health checks whether calls are answered."""
@@ -131,6 +144,8 @@ class ApiServer:
     async def stop(self, grace_s: float) -> None:
         """Take no new calls, and give those under way ``grace_s`` seconds."""
         self._gate.close()
+        if self._watch is not None:
+            self._watch.cancel()
         await self._health.enter_graceful_shutdown()
         await self.grpc.stop(grace_s)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from scheduler.api.limits import Credential
 from scheduler.api.permissions import Scope
 from scheduler.domain.errors import NotFound, PermissionDenied
 from scheduler.domain.records import JobRecord
@@ -12,13 +13,19 @@ from scheduler.service.contract import Service
 
 
 class Caller(NamedTuple):
-    """Who calls, and in which scope the method called is open to that role."""
+    """Who calls, and in which scope the method called is open to that role and to the credential."""
 
     user: str
     institution: str
     role: int
     region: str
     scope: Scope
+    credential: Credential = Credential()
+
+    @property
+    def project(self) -> str:
+        """The one project that the credential is for; empty: all."""
+        return self.credential.project
 
 
 def job_not_found(job_id: str, field: str) -> NotFound:
@@ -44,6 +51,17 @@ def institution_scope(caller: Caller, asked: str, field: str) -> str:
     return caller.institution
 
 
+def project_scope(caller: Caller, asked: str, field: str) -> str:
+    """The project to read or to submit to: the asked one, or the one that the caller's credential is for."""
+    if asked and caller.project and asked != caller.project:
+        raise PermissionDenied(
+            f"{field}: your key or token is for project {caller.project!r} only; leave the field empty or name that one.",
+            reason="CREDENTIAL_PROJECT_LIMIT",
+            field=field,
+        )
+    return asked or caller.project
+
+
 async def visible_jobs(service: Service, caller: Caller, job_ids: Sequence[str], field: str) -> list[JobRecord]:
     """The jobs in the order asked. ``NotFound`` names the first that is unknown or not to be known of.
 
@@ -55,7 +73,11 @@ async def visible_jobs(service: Service, caller: Caller, job_ids: Sequence[str],
     except NotFound:
         records = await _known_prefix(service, job_ids)
     for record in records:
-        if caller.scope is not Scope.ANY and record.institution != caller.institution:
+        foreign = caller.scope is not Scope.ANY and record.institution != caller.institution
+        # Ids of projects are unique within an institution only.
+        if caller.project and (record.institution, record.project) != (caller.institution, caller.project):
+            foreign = True
+        if foreign:
             raise job_not_found(record.job_id, field)
     if len(records) < len(job_ids):
         raise job_not_found(job_ids[len(records)], field)

@@ -29,6 +29,7 @@ from scheduler.api.permissions import Role
 from scheduler.api.serving import ApiServer, Tls
 from scheduler.catalog.catalogue import Catalogue
 from scheduler.domain.records import InstitutionRecord, UserRecord
+from scheduler.identity.issuers import NO_OIDC, Oidc
 from scheduler.planning.policy import Policy
 from scheduler.service.control_plane import ControlPlane
 from scheduler.service.ids import RandomIds, WallClock
@@ -112,7 +113,12 @@ class Api:
 
 @asynccontextmanager
 async def running_api(
-    folder: Path, *, catalogue: Catalogue | None = None, tls: Tls | None = None, max_blob_bytes: int = 3 << 20
+    folder: Path,
+    *,
+    catalogue: Catalogue | None = None,
+    tls: Tls | None = None,
+    max_blob_bytes: int = 3 << 20,
+    oidc: Oidc = NO_OIDC,
 ) -> AsyncIterator[Api]:
     """Serve, with the people of ``PEOPLE`` in two institutions."""
     catalogue = catalogue or Catalogue()
@@ -123,7 +129,14 @@ async def running_api(
     store = FolderStore(folder / "artifacts")
     artifacts = Artifacts(store, folder / "uploads")
     server = ApiServer(
-        control_plane, codec, catalogue, artifacts, metrics, artifacts_url="file:///a", max_blob_bytes=max_blob_bytes
+        control_plane,
+        codec,
+        catalogue,
+        artifacts,
+        metrics,
+        artifacts_url="file:///a",
+        max_blob_bytes=max_blob_bytes,
+        oidc=oidc,
     )
     port = server.listen("127.0.0.1", 0, tls)
     await server.start()
