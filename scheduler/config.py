@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 
 from scheduler.api.blobs import MAX_BLOB_BYTES
-from scheduler.api.serving import ConfigurationError, Tls
+from scheduler.api.tls import ConfigurationError, Tls
+from scheduler.governance.limits import Limits
 from scheduler.identity.issuers import NO_OIDC, Oidc
 
 DATABASE_VARIABLE = "SUANLI_DATABASE_URL"
@@ -30,6 +31,8 @@ class Config:
     """Where the server keeps what it needs on disk."""
     listen: str = "127.0.0.1:50051"
     """HOST:PORT of gRPC; port 0 takes a free one. Other hosts than the loopback need ``tls``."""
+    agents_listen: str = ""
+    """HOST:PORT of a second gRPC address, for agents: callers must show a certificate of ``tls.agent_ca_cert``. Empty: none."""
     metrics_listen: str = "127.0.0.1:9464"
     """HOST:PORT of /metrics, /healthz and /readyz; empty: none."""
     database_url: str = ""
@@ -54,7 +57,13 @@ class Config:
     ready_file: Path | None = None
     """Written when this process serves: JSON with the bound addresses."""
     verify_ledger_hours: int = 24
-    """How often the leader verifies the whole ledger by itself, slowly, in hours; 0: never. The first time an hour after it began."""
+    """How often the leader verifies the whole ledger and the audit log by itself, slowly, in hours; 0: never. The first time within an
+    hour after it began."""
+    audit_key_file: Path | None = None
+    """The Ed25519 key that signs heads of the audit log, in PEM form, and after it the public keys of earlier ones that still count.
+    None: ``audit-key.pem`` in ``state_dir``, made when it is missing. Processes that share a database need the same key."""
+    limits: Limits = field(default_factory=Limits)
+    """The keys below: how much of the server one caller may take up."""
     oidc: Oidc = NO_OIDC
     """Whose tokens are taken beside API keys: the keys below; none: nobody's."""
     log_level: str = "info"
@@ -62,6 +71,12 @@ class Config:
 
     def __post_init__(self) -> None:
         split_address(self.listen, "listen")
+        if self.agents_listen:
+            split_address(self.agents_listen, "agents_listen")
+            if self.tls is None or self.tls.agent_ca_cert is None:
+                raise ConfigurationError(
+                    "agents_listen: give tls.agent_ca_cert, which signs the certificates of agents."
+                )
         if self.metrics_listen:
             split_address(self.metrics_listen, "metrics_listen")
         _bounded("heartbeat_interval_ms", self.heartbeat_interval_ms, 100, 60_000)

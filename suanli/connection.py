@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol, TypeVar
 import grpc
 import grpc.aio
 
-from protos.suanli.v1 import admin_pb2_grpc, jobs_pb2_grpc, regions_pb2_grpc, usage_pb2_grpc
+from protos.suanli.v1 import admin_pb2_grpc, audit_pb2_grpc, jobs_pb2_grpc, regions_pb2_grpc, usage_pb2_grpc
 from suanli.errors import ConfigurationError, SuanliError, Unauthenticated, Unavailable, from_rpc
 from suanli.settings import Settings, logins_file
 from suanli.sign_in.bearer import Bearer
@@ -79,7 +79,7 @@ class Backoff:
 
 
 class Connection:
-    """The stubs ``jobs``, ``admin``, ``usage`` and ``regions`` on one channel.
+    """The stubs ``jobs``, ``admin``, ``usage``, ``audit`` and ``regions`` on one channel.
 
     Every call carries the key. Every failure, of a stub's method as of ``call``, is a ``SuanliError``; ``call`` also
     tries again. Made by ``connect`` inside a running event loop, and used within that loop only.
@@ -93,6 +93,7 @@ class Connection:
         self.jobs = jobs_pb2_grpc.JobServiceStub(self.channel)
         self.admin = admin_pb2_grpc.AdminServiceStub(self.channel)
         self.usage = usage_pb2_grpc.UsageServiceStub(self.channel)
+        self.audit = audit_pb2_grpc.AuditServiceStub(self.channel)
         self.regions = regions_pb2_grpc.RegionServiceStub(self.channel)
 
     async def __aenter__(self) -> Connection:

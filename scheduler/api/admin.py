@@ -5,8 +5,9 @@ from __future__ import annotations
 from protos.suanli.v1 import admin_pb2
 from scheduler.api.paging import page_of, page_size, question
 from scheduler.api.permissions import Role, Scope
-from scheduler.api.visibility import Caller, institution_scope
+from scheduler.api.visibility import Caller, institution_scope, require_led
 from scheduler.domain.errors import PermissionDenied
+from scheduler.domain.records import QuotaRecord
 from scheduler.service.contract import Service
 from scheduler.wire import admin as wire
 from scheduler.wire import check
@@ -119,8 +120,24 @@ class AdminApi:
                 reason="ROLE_NOT_ALLOWED",
                 field="quota.project",
             )
+        require_led(caller, [record.project], "quota.project")
+        if caller.scope is Scope.PROJECT:
+            await self._refuse_wider(record)
         put = await self._service.set_quota(record, caller.user)
         return admin_pb2.SetQuotaResponse(quota=wire.quota_to_proto(put))
+
+    async def _refuse_wider(self, record: QuotaRecord) -> None:
+        """``PermissionDenied`` when a limit is above the present one: a project's share of its institution is the admin's to widen."""
+        of_institution = await self._service.list_quotas(record.institution)
+        before = next((each.record for each in of_institution if each.record.project == record.project), None)
+        for name in ("cpu_milli", "memory_mib", "gpu_milli", "pending_jobs"):
+            limit, present = getattr(record, name), -1 if before is None else getattr(before, name)
+            if present >= 0 and not 0 <= limit <= present:
+                raise PermissionDenied(
+                    f"quota.{name}: whoever leads a project may lower its limits only (now {present:,}); ask an admin.",
+                    reason="QUOTA_OF_INSTITUTION",
+                    field=f"quota.{name}",
+                )
 
     async def list_quotas(self, request: admin_pb2.ListQuotasRequest, caller: Caller) -> admin_pb2.ListQuotasResponse:
         """With what is held under each."""

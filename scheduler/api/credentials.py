@@ -11,6 +11,7 @@ from scheduler.domain.errors import NotFound, Unauthenticated
 from scheduler.domain.records import UserRecord
 from scheduler.identity.issuers import ROLES, Issuer
 from scheduler.identity.tokens import Known, Tokens
+from scheduler.service.auditing import ACTING
 from scheduler.service.people import People
 
 KEY_START = "suanli_"
@@ -85,6 +86,10 @@ class Credentials:
         record = UserRecord(said.user, said.institution, said.title, ROLES["researcher"], 0, 0)
         if not said.institution:
             return
+        acting = ACTING.get()
+        if acting is not None:
+            # Nobody else can have made the user: the log says which issuer did.
+            acting.actor = said.issuer.issuer
         try:
             await self._people.provision_user(record, said.issuer.issuer)
         except NotFound as error:

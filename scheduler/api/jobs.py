@@ -14,7 +14,14 @@ from scheduler.api.blobs import Artifacts
 from scheduler.api.logs import LogBroker, LogPart, LogTarget, stored_chunks, stored_log
 from scheduler.api.paging import decode_number, encode_token, page_size, question
 from scheduler.api.permissions import Scope
-from scheduler.api.visibility import Caller, institution_scope, other_institution, project_scope, visible_jobs
+from scheduler.api.visibility import (
+    Caller,
+    institution_scope,
+    other_institution,
+    project_scope,
+    tell_foreign,
+    visible_jobs,
+)
 from scheduler.catalog.catalogue import Algorithm, Catalogue
 from scheduler.domain.errors import FailedPrecondition, NotFound, Unavailable
 from scheduler.domain.records import AttemptRecord, JobRecord
@@ -247,6 +254,7 @@ class JobApi:
         replicas = len(json.loads(attempt.placement))
         if request.rank >= replicas:
             check.invalid("rank", f"the job has {replicas} replicas; give 0 to {replicas - 1}.")
+        await tell_foreign(self._service, caller, "TailLogs", record)
         async with aclosing(await self._log_chunks(attempt, request)) as chunks:
             async for stream, offset, data in chunks:
                 for start in range(0, len(data), _LOG_DATA):

@@ -250,6 +250,44 @@ class BudgetNoticeRecord(NamedTuple):
     unit: int
 
 
+class AuditRecord(NamedTuple):
+    """A decision that matters: who did what, to what, on whose behalf, and what came of it. Append-only.
+
+    ``actor`` is a user ("": nobody known; "system": the control plane itself), ``role`` and ``institution`` are the actor's;
+    ``on_behalf_of`` is the institution whose thing ``target`` is ("": the platform's, or not known). ``outcome`` is an
+    ``AuditOutcome``; ``before`` and ``after`` are JSON objects, or empty. ``calls`` is how many calls the record tells of.
+
+    ``hash`` is the SHA-256 over the hash of the record before and all other fields (``scheduler.domain.chain``).
+    """
+
+    sequence: int
+    time_ms: int
+    actor: str
+    role: int
+    institution: str
+    action: str
+    target: str
+    on_behalf_of: str
+    outcome: int
+    reason: str
+    before: str
+    after: str
+    peer: str
+    key_prefix: str
+    calls: int
+    hash: bytes
+
+
+class AuditHeadRecord(NamedTuple):
+    """At ``time_ms`` the newest audit record was this one, with this hash; signed (Ed25519) with the private key of ``key``. Append-only."""
+
+    sequence: int
+    hash: bytes
+    time_ms: int
+    key: bytes
+    signature: bytes
+
+
 class RequestRecord(NamedTuple):
     """A submission's idempotency key, kept in the submission's own transaction.
 
@@ -285,7 +323,10 @@ class ProjectRecord(NamedTuple):
 
 
 class UserRecord(NamedTuple):
-    """A person or program. ``institution`` is empty for the platform's own; ``role`` as in ``suanli.v1.Role``."""
+    """A person or program. ``institution`` is empty for the platform's own; ``role`` as in ``suanli.v1.Role``.
+
+    ``projects``: ids, sorted, a comma between them, of the institution's projects that a project lead leads; else empty.
+    """
 
     user: str
     institution: str
@@ -293,6 +334,12 @@ class UserRecord(NamedTuple):
     role: int
     disabled: int
     create_ms: int
+    projects: str = ""
+
+    @property
+    def leads(self) -> frozenset[str]:
+        """The projects, one by one."""
+        return frozenset(filter(None, self.projects.split(",")))
 
 
 class ApiKeyRecord(NamedTuple):

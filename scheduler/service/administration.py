@@ -96,9 +96,7 @@ class Administration:
         self, user: str, title: str, expire_ms: int, actor: str, limits: KeyLimits = NO_LIMITS
     ) -> tuple[ApiKeyRecord, str]:
         """See ``Service``."""
-        return await self._change(
-            lambda: tenants.create_api_key(self.engine.state, user, title, expire_ms, limits=limits)
-        )
+        return await self._change(lambda: tenants.create_api_key(self.engine.state, user, title, expire_ms, limits))
 
     async def adopt_api_key(self, user: str, title: str, key: str) -> ApiKeyRecord:
         """See ``Service``."""
@@ -121,6 +119,11 @@ class Administration:
     def authenticate(self, key: str) -> ApiKeyRecord:
         """See ``Service``."""
         return tenants.authenticate(self.engine.state, key)
+
+    def led_by(self, user: str) -> frozenset[str]:
+        """See ``Service``."""
+        record = self.engine.state.users.get(user)
+        return record.leads if record else frozenset()
 
     async def set_quota(self, record: QuotaRecord, actor: str) -> QuotaRecord:
         """See ``Service``."""
@@ -218,6 +221,8 @@ class Administration:
             event_sequence=state.counters.event_seq,
             policy_version=state.policy_record.version if state.policy_record else 0,
             predictions=state.predictor.accuracy(),
+            audit_sequence=state.audit.sequence,
+            audit_verified=state.audit.verified,
         )
 
     def _quotas(self, institution: str) -> list[QuotaStatus]:

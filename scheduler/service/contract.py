@@ -40,6 +40,8 @@ from scheduler.planning.explanation import Explanation
 from scheduler.planning.policy_text import PolicyText
 from scheduler.planning.runtimes import Accuracy
 from scheduler.planning.types import GroupKey, NodeView, PendingJob, PoolKey
+from scheduler.service.audit_contract import AuditService
+from scheduler.service.audit_trail import AuditVerified
 from scheduler.service.people import People
 from scheduler.service.ports import EventQuery, JobQuery, LedgerQuery, UsageQuery, UsageSum
 from scheduler.service.statements import StatementFacts
@@ -258,6 +260,8 @@ class Gauges(NamedTuple):
     event_sequence: int
     policy_version: int = 0
     predictions: Accuracy = Accuracy(0, 0, 0)
+    audit_sequence: int = 0
+    audit_verified: AuditVerified | None = None
 
 
 class AgentSession(Protocol):
@@ -276,7 +280,7 @@ class AgentSession(Protocol):
         ...
 
 
-class Service(People, Protocol):
+class Service(People, AuditService, Protocol):
     """Everything the API layer may ask for."""
 
     async def submit(self, submission: Submission) -> Submitted:

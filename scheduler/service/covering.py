@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from scheduler.domain.errors import FailedPrecondition
-from scheduler.domain.spec import JobSpec
+from scheduler.domain.spec import JobSpec, PriorityClass, Shape
 from scheduler.metering.budgets import Budget, BudgetUnit
 from scheduler.metering.money import money_text
 from scheduler.metering.prices import Place
-from scheduler.planning.fit import accelerator_allowed, pool_allowed, region_allowed
+from scheduler.planning.feasible import places_for
 from scheduler.service.state import State
 
 _UNITS = {
@@ -16,9 +16,12 @@ _UNITS = {
     BudgetUnit.GPU_HOURS: "GPU-hours",
 }
 
+Wants = tuple[Shape, PriorityClass, bool]
+"""What decides where a job could run, and at what price."""
 
-def check_covered(state: State, spec: JobSpec, field: str) -> None:
-    """Refuse what a hard budget can never cover: more, where it is cheapest, than is not spent.
+
+def check_covered(state: State, spec: JobSpec, field: str, known: dict[Wants, list[Place]]) -> None:
+    """Refuse what a hard budget can never cover: more, where it is cheapest, than is not spent. ``known``: places found before.
 
     ``FailedPrecondition`` (BUDGET_EXCEEDED).
     """
@@ -28,10 +31,12 @@ def check_covered(state: State, spec: JobSpec, field: str) -> None:
         return
     now = state.now()
     end_ms = now + spec.max_runtime_ms + spec.grace_ms
-    places = list(_places(state, spec))
+    wants = (spec.shape, spec.priority, spec.preemptible)
+    if wants not in known:
+        known[wants] = places(state, spec)
     for account in hard:
         left = account.budget.exact_amount - account.spent
-        needed = min((budgets.most(account.budget, spec, place, now, end_ms) for place in places), default=0)
+        needed = min((budgets.most(account.budget, spec, place, now, end_ms) for place in known[wants]), default=0)
         if needed > left:
             raise FailedPrecondition(
                 f"The job may cost {cost_text(state, account.budget, needed)} where it is cheapest, and "
@@ -43,16 +48,10 @@ def check_covered(state: State, spec: JobSpec, field: str) -> None:
             )
 
 
-def _places(state: State, spec: JobSpec) -> list[Place]:
-    """Where the job may run as far as regions, pools and accelerators say."""
-    shape = spec.shape
-    found: dict[Place, None] = {}
-    for key, nodes in state.pools.items():
-        if region_allowed(key.region, shape) and pool_allowed(key, shape):
-            for node in nodes.values():
-                if accelerator_allowed(node.accelerator, bool(node.capacity.gpu_milli), shape):
-                    found[Place(key.region, key.pool, node.accelerator, spec.priority, spec.preemptible)] = None
-    return list(found)
+def places(state: State, spec: JobSpec) -> list[Place]:
+    """Where the job could run."""
+    found = places_for(state.pools, spec.shape, state.policy, spec.preemptible)
+    return [Place(*pool, accelerator, spec.priority, spec.preemptible) for pool, accelerator in found]
 
 
 def name_of(budget: Budget) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from scheduler.domain.states import AttemptOutcome, JobState
 from scheduler.planning.types import PoolKey
 from scheduler.service.budgets import BUDGET, Account, Shortfall, latest_end_ms, place_of
-from scheduler.service.covering import cost_text, left_text, name_of
+from scheduler.service.covering import cost_text, left_text, name_of, places
 from scheduler.service.job import Job
 from scheduler.service.state import State
 from scheduler.service.submitting import stop_attempt
@@ -18,7 +18,7 @@ def hold(state: State, waiting: Job, shortfall: Shortfall, pool: PoolKey) -> Non
     """Take a job that its budget does not cover out of the queue, until there is more."""
     account = shortfall.account
     account.wait(waiting.job_no, shortfall)
-    message = _message(state, shortfall, pool)
+    message = _message(state, shortfall, pool) + _elsewhere(state, waiting, pool)
     if waiting.array_size and waiting.state is JobState.RUNNING:
         # An array is where its tasks are; those that have not begun wait.
         state.queue.remove(waiting)
@@ -68,6 +68,17 @@ def _stop_in_time(state: State, account: Account, now: int) -> None:
             state.emit(job, "BUDGET_USED_UP")
             stop_attempt(state, job, AttemptOutcome.PREEMPTED, job.message)
             budgets.keep(attempt, now)
+
+
+def _elsewhere(state: State, job: Job, pool: PoolKey) -> str:
+    """Where its budgets would cover it. Planning does not know of budgets, so that it has to be told to go there."""
+    now, budgets = state.now(), state.metering.budgets
+    found = {
+        f"{place.region}/{place.pool}"
+        for place in places(state, job.spec)
+        if (place.region, place.pool) != pool and budgets.shortfall(job, place, now) is None
+    }
+    return f" It would be covered in {', '.join(sorted(found))}: ask for a pool by its name." if found else ""
 
 
 def _message(state: State, shortfall: Shortfall, pool: PoolKey) -> str:

@@ -22,6 +22,7 @@ def rebuild(state: State, stored: StoredState, epoch: int) -> None:
         # Before the jobs: where they stand in the queue is the policy's to say.
         policies.use_stored(state, stored.policy)
     _metering(state, stored)
+    state.audit.load(stored.audit_newest, stored.audit_head_newest)
     _tenants(state, stored)
     for region in stored.regions:
         state.regions[region.region] = Region(

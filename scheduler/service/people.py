@@ -54,3 +54,7 @@ class People(Protocol):
         """The record of a full key "suanli_<prefix>_<secret>" that is live now; raises ``Unauthenticated``. From memory, so it
         costs microseconds. The user's present role and institution are in the record."""
         ...
+
+    def led_by(self, user: str) -> frozenset[str]:
+        """The projects of the own institution that a user leads; none for an unknown one. From memory, too."""
+        ...

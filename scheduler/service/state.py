@@ -30,6 +30,7 @@ from scheduler.planning.plan import Planner
 from scheduler.planning.policy import Policy
 from scheduler.planning.rank import rank_of
 from scheduler.planning.types import Changes, NodeView, PoolKey, RunningView, Snapshot
+from scheduler.service.audit_trail import AuditTrail
 from scheduler.service.claims import Claims
 from scheduler.service.evictions import EvictionCount
 from scheduler.service.holdings import Holdings
@@ -56,6 +57,8 @@ class Settings:
     max_round_gap_ms: int = 5_000
     """While jobs wait, a round is made at least this often: time alone may make an eviction or a start right."""
     max_live_jobs: int = 10_000_000
+    max_project_jobs: int = 0
+    """Of those, in a project that has no quota of its own; 0: no limit."""
     remembered_requests: int = 200_000
     verify_ledger_every_ms: int = 0
     """So often the leader verifies the whole ledger by itself; 0: never."""
@@ -147,6 +150,7 @@ class State:
         self.policy_record: PolicyRecord | None = None
         """The newest stored version; None before the first."""
         self.metering = Metering()
+        self.audit = AuditTrail()
         self.price_lists: dict[int, PriceListRecord] = {}
         """By version, without their texts."""
         self.newest_price_list: PriceListRecord | None = None

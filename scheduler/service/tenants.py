@@ -20,6 +20,7 @@ from scheduler.domain.records import (
 from scheduler.domain.resources import Resources
 from scheduler.domain.states import AttemptOutcome
 from scheduler.planning.types import UNLIMITED
+from scheduler.service.auditing import tell
 from scheduler.service.model import Node, Region, Tenant
 from scheduler.service.people import NO_LIMITS, KeyLimits
 from scheduler.service.state import State
@@ -46,8 +47,9 @@ def put_institution(state: State, record: InstitutionRecord) -> InstitutionRecor
     state.record.institutions.append(record)
     add_institution(state, record)
     if before is None:
-        put_project(state, ProjectRecord(record.institution, DEFAULT_PROJECT, "", DEFAULT_WEIGHT, 0))
+        _keep_project(state, ProjectRecord(record.institution, DEFAULT_PROJECT, "", DEFAULT_WEIGHT, state.now()))
     state.round_needed = True
+    tell(state, "PutInstitution", record.institution, record.institution, before, record)
     return record
 
 
@@ -66,10 +68,15 @@ def put_project(state: State, record: ProjectRecord) -> ProjectRecord:
     record = record._replace(
         create_ms=before.create_ms if before else state.now(), weight=record.weight or DEFAULT_WEIGHT
     )
+    _keep_project(state, record)
+    state.round_needed = True
+    tell(state, "PutProject", f"{record.institution}/{record.project}", record.institution, before, record)
+    return record
+
+
+def _keep_project(state: State, record: ProjectRecord) -> None:
     state.record.projects.append(record)
     add_project(state, record)
-    state.round_needed = True
-    return record
 
 
 def add_project(state: State, record: ProjectRecord) -> None:
@@ -84,6 +91,13 @@ def put_user(state: State, record: UserRecord) -> UserRecord:
     """Create or change a user; the role takes effect for the user's keys at once."""
     if record.institution:
         require_institution(state, record.institution, "user.institution")
+    for project in sorted(record.leads):
+        if (record.institution, project) not in state.projects:
+            raise NotFound(
+                f'Institution "{record.institution}" has no project "{project}"; create it first.',
+                reason="PROJECT_NOT_FOUND",
+                field="user.projects",
+            )
     before = state.users.get(record.user)
     if before is not None and before.institution != record.institution:
         raise FailedPrecondition(
@@ -94,6 +108,7 @@ def put_user(state: State, record: UserRecord) -> UserRecord:
     record = record._replace(create_ms=before.create_ms if before else state.now())
     state.record.users.append(record)
     state.users[record.user] = record
+    tell(state, "PutUser", record.user, record.institution, before, record)
     return record
 
 
@@ -118,6 +133,15 @@ def _hash(secret: str) -> bytes:
 
 
 def create_api_key(
+    state: State, user: str, title: str, expire_ms: int, limits: KeyLimits = NO_LIMITS
+) -> tuple[ApiKeyRecord, str]:
+    """A new key and its full text, which is kept nowhere."""
+    record, key = _new_api_key(state, user, title, expire_ms, limits=limits)
+    tell(state, "CreateApiKey", record.prefix, record.institution, None, record)
+    return record, key
+
+
+def _new_api_key(
     state: State,
     user: str,
     title: str,
@@ -127,7 +151,7 @@ def create_api_key(
     region: str = "",
     limits: KeyLimits = NO_LIMITS,
 ) -> tuple[ApiKeyRecord, str]:
-    """A new key and its full text, which is kept nowhere. ``role`` and ``region`` are given for agents only."""
+    """``role`` and ``region`` are given for agents only."""
     record_user = state.users.get(user)
     if record_user is None and role != ROLE_AGENT:
         raise NotFound(f'There is no user "{user}"; create the user first.', reason="USER_NOT_FOUND", field="user")
@@ -172,6 +196,7 @@ def adopt_api_key(state: State, user: str, title: str, key: str) -> ApiKeyRecord
     record = ApiKeyRecord(match[1], _hash(match[2]), user, owner.institution, owner.role, "", title, state.now(), 0, 0)
     state.record.api_keys.append(record)
     state.api_keys[record.prefix] = record
+    tell(state, "AdoptApiKey", record.prefix, record.institution, None, record)
     return record
 
 
@@ -213,9 +238,10 @@ def revoke_api_key(state: State, prefix: str) -> ApiKeyRecord:
     record = state.api_keys.get(prefix)
     if record is None:
         raise NotFound(f'There is no API key "{prefix}".', reason="KEY_NOT_FOUND", field="prefix")
-    record = record._replace(revoked=1)
+    before, record = record, record._replace(revoked=1)
     state.record.api_keys.append(record)
     state.api_keys[prefix] = record
+    tell(state, "RevokeApiKey", prefix, record.institution, before, record)
     return record
 
 
@@ -227,6 +253,7 @@ def create_enrolment_token(state: State, region: str, ttl_ms: int) -> tuple[str,
     record = EnrolmentRecord(_hash(token), region, now, now + ttl_ms, 0)
     state.record.enrolments.append(record)
     state.enrolments[record.token_hash] = record
+    tell(state, "CreateEnrolmentToken", region, after=record)
     return f"suanli-enrol-{token}", record.expire_ms
 
 
@@ -242,7 +269,9 @@ def enrol_agent(state: State, token: str, region: str, agent_name: str) -> str:
     record = record._replace(used_ms=state.now())
     state.record.enrolments.append(record)
     state.enrolments[record.token_hash] = record
-    return create_api_key(state, f"agent:{region}", agent_name, 0, role=ROLE_AGENT, region=region)[1]
+    made, key = _new_api_key(state, f"agent:{region}", agent_name, 0, role=ROLE_AGENT, region=region)
+    tell(state, "EnrolAgent", region, after=made)
+    return key
 
 
 # --- quotas, regions, nodes ---------------------------------------------------------------------------------------------
@@ -257,9 +286,12 @@ def set_quota(state: State, record: QuotaRecord) -> QuotaRecord:
             reason="PROJECT_NOT_FOUND",
             field="quota.project",
         )
+    before = state.quotas.get((record.institution, record.project))
     state.record.quotas.append(record)
     add_quota(state, record)
     state.round_needed = True
+    target = f"{record.institution}/{record.project}" if record.project else record.institution
+    tell(state, "SetQuota", target, record.institution, before, record)
     return record
 
 
@@ -298,11 +330,14 @@ def find_node(state: State, region: str, name: str) -> Node:
 
 def drain_node(state: State, node: Node, draining: bool, evict: bool, actor: str) -> None:
     """Close a node to new work or open it again; ``evict`` also stops what runs there, to be queued again."""
+    before = {"draining": node.view.draining}
+    evicted = sorted(node.attempts) if draining and evict else []
     node.view = replace(node.view, draining=draining)
     state.show_node(node)
     state.touch_node(node)
     state.round_needed = True
-    if draining and evict:
-        for launch_seq in sorted(node.attempts):
-            job = state.attempts[launch_seq].job
-            stop_attempt(state, job, AttemptOutcome.PREEMPTED, f"Node {node.view.name} is being drained by {actor}.")
+    for launch_seq in evicted:
+        job = state.attempts[launch_seq].job
+        stop_attempt(state, job, AttemptOutcome.PREEMPTED, f"Node {node.view.name} is being drained by {actor}.")
+    after = {"draining": draining, "evicted": len(evicted)}
+    tell(state, "DrainNode", f"{node.view.region}/{node.view.name}", "", before, after)

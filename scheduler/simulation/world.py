@@ -467,6 +467,8 @@ def _nothing_stored(now_ms: int) -> StoredState:
         budget_spending=[],
         last_budget_notice=0,
         ledger_hash=b"",
+        audit_newest=None,
+        audit_head_newest=None,
         last_job_no=0,
         last_event_seq=0,
         last_ledger_seq=0,

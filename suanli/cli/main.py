@@ -58,6 +58,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "quota": "suanli.cli.quotas:quota",
         "budget": "suanli.cli.budgets:budget",
         "policy": "suanli.cli.policy:policy",
+        "audit": "suanli.cli.audit:audit",
     },
     "System": {
         "health": "suanli.cli.system:health",

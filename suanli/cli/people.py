@@ -14,7 +14,15 @@ from suanli.cli.output import Column, Output, output_option, short_name
 from suanli.cli.runtime import Failure, Link, connected, listed, pages
 from suanli.cli.values import Duration, Role
 
-_role = click.option("--role", type=Role(), default=None, help="researcher, institution-admin, finance or operator.")
+_role = click.option(
+    "--role",
+    type=Role(),
+    default=None,
+    help="researcher, project-lead, institution-admin, finance, auditor or operator.",
+)
+_leads = click.option(
+    "--leads", multiple=True, metavar="PROJECT", help="A project that a project lead leads; repeatable."
+)
 _title = click.option("--title", default=None, help="The name for people.")
 
 
@@ -29,6 +37,7 @@ def _user_columns() -> list[Column[admin_pb2.User]]:
         Column("USER", lambda u: u.id, whole=True),
         Column("INSTITUTION", lambda u: u.institution or "(platform)"),
         Column("ROLE", lambda u: role_name(u.role)),
+        Column("LEADS", lambda u: ", ".join(u.projects)),
         Column("TITLE", lambda u: u.title),
         Column("CREATED", lambda u: human.age(u.create_time_ms, now)),
         Column("", lambda u: "disabled" if u.disabled else ""),
@@ -55,10 +64,13 @@ async def list_users(link: Link, institution: str, out: Output) -> None:
 @click.argument("id_", metavar="ID")
 @click.option("--institution", default="", help="Left out: a user of the platform itself.")
 @_role
+@_leads
 @_title
 @output_option
 @connected
-async def create_user(link: Link, id_: str, institution: str, role: int | None, title: str | None, out: Output) -> None:
+async def create_user(
+    link: Link, id_: str, institution: str, role: int | None, leads: tuple[str, ...], title: str | None, out: Output
+) -> None:
     """Create the user ID, a researcher unless --role says otherwise. 'suanli key create ID' then makes a key."""
     if await _user(link, id_):
         raise Failure(f"There is a user {id_!r} already; 'suanli user set' changes them.", REFUSED)
@@ -67,6 +79,7 @@ async def create_user(link: Link, id_: str, institution: str, role: int | None, 
         institution=institution,
         role=role or common_pb2.ROLE_RESEARCHER,  # type: ignore[arg-type]
         title=title or "",
+        projects=leads,
     )
     await _put(link, made, out)
 
@@ -87,19 +100,28 @@ async def disable_user(link: Link, id_: str, out: Output) -> None:
 @user.command("set")
 @click.argument("id_", metavar="ID")
 @_role
+@_leads
 @_title
 @click.option("--disable/--enable", "disabled", default=None, help="Whether the user's keys and tokens are refused.")
 @output_option
 @connected
 async def set_user(
-    link: Link, id_: str, role: int | None, title: str | None, disabled: bool | None, out: Output
+    link: Link,
+    id_: str,
+    role: int | None,
+    leads: tuple[str, ...],
+    title: str | None,
+    disabled: bool | None,
+    out: Output,
 ) -> None:
-    """Change a user; what is not given stays."""
+    """Change a user; what is not given stays, but another role than project-lead leads no projects."""
     found = await _user(link, id_)
     if found is None:
         raise Failure(f"There is no user {id_!r}; 'suanli user list' shows them.", NOT_FOUND)
     if role is not None:
         found.role = role  # type: ignore[assignment]
+    if leads or found.role != common_pb2.ROLE_PROJECT_LEAD:
+        found.projects[:] = leads
     if title is not None:
         found.title = title
     if disabled is not None:

@@ -16,7 +16,9 @@ from scheduler.domain.errors import SuanliError
 from scheduler.domain.records import AttemptRecord, JobRecord, LedgerRecord
 from scheduler.domain.states import AttemptState, EntryKind, JobState
 from scheduler.metering.chain import FIRST, hash_of
+from scheduler.metering.prices import PriceBook
 from scheduler.metering.segments import month_of
+from scheduler.metering.verifying import LedgerCheck, Totals
 from scheduler.service.ports import CommitBatch, LedgerQuery, UsageQuery
 from scheduler.store import migrate
 from scheduler.store.migrations.versions import v0004_metering as revision
@@ -130,6 +132,14 @@ def test_a_ledger_of_the_third_schema_is_carried_over(old: Any) -> None:
     assert old.usage_days("", "", "") == usage_by_day(expected)
     assert old.attempts_after(0, 0, 100_000) == world[1]
     assert old.load().ledger_hash == expected[-1].hash
+
+    check = LedgerCheck(PriceBook(), (), ())
+    for record in old.ledger_after(0, 100_000):
+        check.add(record)
+    sums = {tuple(each.key): each[1:] for each in old.usage_sums(UsageQuery())}
+    days = {tuple(each[:4]): each[4:] for each in old.usage_days("", "", "")}
+    check.finish(old.last_sequences()[1], Totals(sums, days, {}))
+    assert check.faults == []
 
 
 def test_the_ledger_goes_on_and_is_append_only_afterwards(old: Any) -> None:

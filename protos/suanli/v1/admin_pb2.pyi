@@ -116,6 +116,7 @@ class User(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     DISABLED_FIELD_NUMBER: _builtins.int
     CREATE_TIME_MS_FIELD_NUMBER: _builtins.int
+    PROJECTS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     institution: _builtins.str
     """Empty: a user of the platform itself."""
@@ -123,6 +124,10 @@ class User(_message.Message):
     role: _common_pb2.Role.ValueType
     disabled: _builtins.bool
     create_time_ms: _builtins.int
+    @_builtins.property
+    def projects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The projects of the own institution that a project lead leads; at most 64. Other roles have none."""
+
     def __init__(
         self,
         *,
@@ -132,10 +137,11 @@ class User(_message.Message):
         role: _common_pb2.Role.ValueType = ...,
         disabled: _builtins.bool = ...,
         create_time_ms: _builtins.int = ...,
+        projects: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time_ms", b"create_time_ms", "disabled", b"disabled", "id", b"id", "institution", b"institution", "role", b"role", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time_ms", b"create_time_ms", "disabled", b"disabled", "id", b"id", "institution", b"institution", "projects", b"projects", "role", b"role", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

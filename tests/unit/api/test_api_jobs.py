@@ -301,7 +301,7 @@ async def test_administration_lists_in_pages(api: Api) -> None:
         token = page.next_page_token
         if not token:
             break
-    assert names == sorted(["abe", "ada", "ann", "ben", "bob", "fay", "fin", "op"])
+    assert names == sorted(["abe", "ada", "ann", "aud", "ben", "bob", "fay", "fin", "lea", "op", "pau"])
     await api["op"].admin.SetQuota(
         admin_pb2.SetQuotaRequest(
             quota=admin_pb2.Quota(institution="uni-a", cpu_milli=500, memory_mib=-1, gpu_milli=-1, pending_jobs=-1)

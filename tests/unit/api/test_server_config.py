@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.api.serving import ConfigurationError, Tls
+from scheduler.api.tls import ConfigurationError, Tls
 from scheduler.config import Config, config_from, load_config, split_address
+from scheduler.governance.limits import Limits
 from scheduler.identity.issuers import Issuer
 
 
@@ -22,9 +23,17 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     document = {
         "state_dir": "/var/lib/suanli",
         "listen": "0.0.0.0:1",
+        "agents_listen": "0.0.0.0:2",
         "metrics_listen": "",
         "database_url": "postgresql://h/d",
-        "tls": {"cert": "c.pem", "key": "k.pem", "client_ca": "ca.pem"},
+        "tls": {
+            "cert": "c.pem",
+            "key": "k.pem",
+            "client_ca": "ca.pem",
+            "agent_ca_cert": "agents.pem",
+            "agent_ca_key": "agents.key",
+            "agents_need_certificates": True,
+        },
         "artifacts_url": "s3://bucket/a",
         "algorithms_dir": "algos",
         "heartbeat_interval_ms": 100,
@@ -34,12 +43,17 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         "bootstrap_admin_key_file": "admin.key",
         "ready_file": "ready.json",
         "verify_ledger_hours": 12,
+        "limits": {"user_streams": 7},
+        "audit_key_file": "audit.pem",
         "log_level": "debug",
         "oidc": {"issuers": []},
     }
     assert set(document) == {f.name for f in fields(Config)}
     config = config_from(document, tmp_path)
-    assert config.tls == Tls(tmp_path / "c.pem", tmp_path / "k.pem", tmp_path / "ca.pem")
+    assert config.limits == Limits(user_streams=7)
+    assert set(document["tls"]) == {f.name for f in fields(Tls)}
+    names = ("c.pem", "k.pem", "ca.pem", "agents.pem", "agents.key")
+    assert config.tls == Tls(*(tmp_path / name for name in names), agents_need_certificates=True)
     assert config.artifacts == "s3://bucket/a"
     assert config.state_dir == Path("/var/lib/suanli")
 
@@ -126,6 +140,19 @@ def test_an_issuer_stands_there_once(tmp_path: Path) -> None:
         ({"tls": {"cert": "a", "kee": "b"}}, "tls.kee: there is no such setting; did you mean tls.key?"),
         ({"tls": {"cert": "a"}}, "tls.key: it is missing"),
         ({"tls": "yes"}, "tls: give keys and values"),
+        ({"tls": {"cert": "a", "key": "b", "agent_ca_key": "c"}}, "tls.agent_ca_key: give tls.agent_ca_cert too"),
+        (
+            {"tls": {"cert": "a", "key": "b", "agents_need_certificates": 1}},
+            "tls.agents_need_certificates: 1 is not true or false",
+        ),
+        ({"agents_listen": "127.0.0.1:0"}, "agents_listen: give tls.agent_ca_cert"),
+        ({"agents_listen": "x"}, "agents_listen: 'x' is not an address"),
+        (
+            {"limits": {"user_streems": 1}},
+            "limits.user_streems: there is no such setting; did you mean limits.user_streams?",
+        ),
+        ({"limits": {"user_streams": -1}}, "limits.user_streams: -1 is out of range"),
+        ({"limits": {"user_calls_burst": 0}}, "limits.user_calls_burst: give at least 1"),
         ({"listen": "50051"}, "listen: '50051' is not an address"),
         ({"listen": "127.0.0.1:99999"}, "listen: "),
         ({"metrics_listen": "x:"}, "metrics_listen: "),

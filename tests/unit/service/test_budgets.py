@@ -12,7 +12,7 @@ from scheduler.domain.states import AttemptOutcome, JobState
 from scheduler.metering.budgets import BudgetUnit
 from scheduler.metering.money import COST_UNITS_PER_MINOR, HOUR_MS
 from tests.unit.service.books import MINUTE_MS, ONE_HOUR, Books
-from tests.unit.service.harness import T0_MS, Site, stops
+from tests.unit.service.harness import T0_MS, Site, node, stops
 
 O = AttemptOutcome  # noqa: E741
 HELD_FOR_BUDGET = (JobState.HELD, "BUDGET")
@@ -396,3 +396,12 @@ def test_terms_that_cannot_be(site: Site, books: Books) -> None:
         assert isinstance(error, NotFound)
         assert error.reason == reason
     assert refusal(lambda: books.budget(1_000, "x", unit=BudgetUnit.MONEY)).reason == "NO_PRICE_LIST"
+
+
+def test_who_is_held_is_told_where_the_budget_would_do(site: Site, books: Books) -> None:
+    site.add_region("west", [node("w1")])
+    books.prices("currency: CNY\nrates:\n- {pools: [east/*], cpu_core_hour: 100}\n- {cpu_core_hour: 1}\n")
+    books.budget(1_000, unit=BudgetUnit.MONEY)
+    job_id = site.submit_one(preferred_regions=["east"], **ONE_HOUR)
+    assert site.reason(job_id) == HELD_FOR_BUDGET
+    assert site.job(job_id).message.endswith("It would be covered in west/cpu: ask for a pool by its name.")

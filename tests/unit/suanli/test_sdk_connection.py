@@ -210,6 +210,9 @@ async def test_a_strange_certificate_is_not_trusted_and_a_known_one_is(tmp_path:
             else:
                 with pytest.raises(errors.Unavailable, match="certificate"):
                     await connection.call(connection.jobs.GetJob, ASK)
+    async with connect(Settings(f"localhost:{port}", "k"), patience_s=0) as connection:
+        with pytest.raises(errors.Unavailable, match="SUANLI_CA"):
+            await connection.call(connection.jobs.GetJob, ASK)
     await server.stop(None)
 
 
