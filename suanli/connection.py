@@ -13,7 +13,14 @@ from typing import Any, Final, Protocol, TypeVar
 import grpc
 import grpc.aio
 
-from protos.suanli.v1 import admin_pb2_grpc, audit_pb2_grpc, jobs_pb2_grpc, regions_pb2_grpc, usage_pb2_grpc
+from protos.suanli.v1 import (
+    admin_pb2_grpc,
+    audit_pb2_grpc,
+    data_pb2_grpc,
+    jobs_pb2_grpc,
+    regions_pb2_grpc,
+    usage_pb2_grpc,
+)
 from suanli.errors import ConfigurationError, SuanliError, Unauthenticated, Unavailable, from_rpc
 from suanli.settings import Settings, logins_file
 from suanli.sign_in.bearer import Bearer
@@ -94,6 +101,7 @@ class Connection:
         self.admin = admin_pb2_grpc.AdminServiceStub(self.channel)
         self.usage = usage_pb2_grpc.UsageServiceStub(self.channel)
         self.audit = audit_pb2_grpc.AuditServiceStub(self.channel)
+        self.data = data_pb2_grpc.DataServiceStub(self.channel)
         self.regions = regions_pb2_grpc.RegionServiceStub(self.channel)
 
     async def __aenter__(self) -> Connection:

@@ -25,7 +25,15 @@ import scheduler.identity.issuers
 import workers.config
 from scheduler.api import errors as wire_errors
 from scheduler.api.metrics import Metrics, gauge_families
-from scheduler.api.permissions import PERMISSIONS, PLATFORM_AUDIT, PLATFORM_FINANCE, PUBLIC, Role, Scope
+from scheduler.api.permissions import (
+    PERMISSIONS,
+    PLATFORM_AUDIT,
+    PLATFORM_FINANCE,
+    PLATFORM_STEWARD,
+    PUBLIC,
+    Role,
+    Scope,
+)
 from scheduler.api.tls import Tls
 from scheduler.api.usage_metrics import budget_families, usage_families
 from scheduler.config import Config
@@ -255,7 +263,8 @@ def permissions() -> str:
         parts.append(f"\n## {service.rpartition('.')[2]}\n\n{table(heads, rows)}")
     parts.append(
         "\n¹ A finance officer of no institution is the platform's: for any institution here, prices included.\n"
-        "² An auditor of no institution is the platform's: whatever an institution's reads, of everyone, and this.\n"
+        "² An auditor of no institution is the platform's: whatever an institution's reads, of everyone, and this.\n\n"
+        "³ A steward of no institution is the platform's: for any institution here.\n"
     )
     return "".join(parts)
 
@@ -265,6 +274,8 @@ def scope_word(method: str, role: Role, scope: Scope | None) -> str:
     word = "–" if scope is None else scope.name.lower()
     if role is Role.AUDITOR and method in PLATFORM_AUDIT:
         return f"{word}²"
+    if role is Role.STEWARD and method in PLATFORM_STEWARD:
+        return f"{word}³"
     return f"{word}¹" if role is Role.FINANCE and method in PLATFORM_FINANCE else word
 
 

@@ -12,6 +12,7 @@ from tempfile import NamedTemporaryFile
 from typing import IO, TypeVar
 
 from protos.suanli.v1 import jobs_pb2
+from scheduler.api.data import require_export
 from scheduler.api.gate import first_of
 from scheduler.api.limiting import Limiting
 from scheduler.api.visibility import Caller, tell_foreign, visible_jobs
@@ -192,6 +193,7 @@ class BlobApi:
         """One file of a job's results."""
         check.integer(request.offset, 0, 1 << 62, "offset", "bytes")
         record = await self._with_results(request.job_id, caller)
+        await require_export(self._service, caller, record)
         files = await self._artifacts.folder(record.results) if record.results else ()
         file = next((f for f in files if f.path == request.path), None)
         if file is None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from protos.suanli.v1 import jobs_pb2
 from scheduler.api.blobs import Artifacts
+from scheduler.api.data import require_export
 from scheduler.api.logs import LogBroker, LogPart, LogTarget, stored_chunks, stored_log
 from scheduler.api.paging import decode_number, encode_token, page_size, question
 from scheduler.api.permissions import Scope
@@ -250,6 +251,7 @@ class JobApi:
                 reason="IS_ARRAY",
                 field="job_id",
             )
+        await require_export(self._service, caller, record)
         attempt = await self._started_attempt(record, request)
         replicas = len(json.loads(attempt.placement))
         if request.rank >= replicas:

@@ -11,12 +11,13 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from protos.suanli.v1 import admin_pb2, audit_pb2, jobs_pb2, regions_pb2, usage_pb2
+from protos.suanli.v1 import admin_pb2, audit_pb2, data_pb2, jobs_pb2, regions_pb2, usage_pb2
 from scheduler.api.accounting import AccountingApi
 from scheduler.api.admin import AdminApi
 from scheduler.api.audit import AuditApi
 from scheduler.api.blobs import MAX_BLOB_BYTES, Artifacts, BlobApi
 from scheduler.api.credentials import Credentials
+from scheduler.api.data import DataApi
 from scheduler.api.exports import ExportApi
 from scheduler.api.gate import Gate, RpcObserver
 from scheduler.api.identity import IdentityApi
@@ -46,6 +47,7 @@ SERVICES = (
     admin_pb2.DESCRIPTOR.services_by_name["AdminService"],
     usage_pb2.DESCRIPTOR.services_by_name["UsageService"],
     audit_pb2.DESCRIPTOR.services_by_name["AuditService"],
+    data_pb2.DESCRIPTOR.services_by_name["DataService"],
 )
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -105,6 +107,7 @@ class ApiServer:
             ExportApi(service),
             VerificationApi(service),
             AuditApi(service),
+            DataApi(service, codec),
         )
         self.grpc = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CONCURRENT_RPCS)
         tokens = Tokens(oidc.issuers, WallClock().now_ms, lambda issuer: partial(fetch_json, ca=issuer.ca))

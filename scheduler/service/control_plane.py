@@ -34,6 +34,7 @@ from scheduler.service.audit_log import AuditLog
 from scheduler.service.auditing import Signer
 from scheduler.service.committing import Committer
 from scheduler.service.contract import CostEstimates, JobExplanation, Submission, Submitted, Usage
+from scheduler.service.data import DataGovernance
 from scheduler.service.engine import Engine
 from scheduler.service.explaining import with_forecast
 from scheduler.service.job import Job
@@ -68,7 +69,7 @@ FORECAST_SECONDS = 1.0
 """A forecast may go on for so long before it extrapolates."""
 
 
-class ControlPlane(Administration, Accounting, AuditLog):
+class ControlPlane(Administration, Accounting, AuditLog, DataGovernance):
     """One process of the control plane: a standby until ``start`` returns, then the leader until it fails or stops."""
 
     def __init__(

@@ -61,7 +61,7 @@ def use_stored(state: State, record: PolicyRecord) -> None:
 
 def active_policy(state: State) -> PolicyRecord:
     """The policy in force; version 0 and no document when none was ever put."""
-    return state.policy_record or PolicyRecord(0, "", effective_of(state.policy), "", "", 0)
+    return state.policy_record or PolicyRecord(0, "", effective_of(state.base_policy), "", "", 0)
 
 
 def warnings_of(state: State, draft: PolicyDraft) -> list[str]:

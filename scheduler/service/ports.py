@@ -17,9 +17,11 @@ from scheduler.domain.records import (
     BudgetNoticeRecord,
     BudgetRecord,
     BudgetSpendingRecord,
+    DataSetRecord,
     EnrolmentRecord,
     EventRecord,
     FairUsageRecord,
+    GrantRecord,
     InstitutionRecord,
     JobRecord,
     LedgerRecord,
@@ -99,7 +101,7 @@ class CommitBatch:
     """What one transaction writes. Records replace those of the same key, except the append-only ones.
 
     Append-only: ``events``, ``ledger``, ``requests``, ``policies``, ``price_lists``, ``months``, ``budget_notices``,
-    ``audit``, ``audit_heads``. Keys: jobs ``job_no``; attempts ``(job_no, attempt)``; the others
+    ``audit``, ``audit_heads``. Keys: jobs ``job_no``; attempts ``(job_no, attempt)``; data sets ``(data_set, version)``; the others
     their leading identifying fields. ``new_jobs`` and ``new_attempts`` are known not to be there yet (plain inserts).
     """
 
@@ -125,6 +127,8 @@ class CommitBatch:
     budgets: list[BudgetRecord] = field(default_factory=list)
     budget_spending: list[BudgetSpendingRecord] = field(default_factory=list)
     budget_notices: list[BudgetNoticeRecord] = field(default_factory=list)
+    data_sets: list[DataSetRecord] = field(default_factory=list)
+    grants: list[GrantRecord] = field(default_factory=list)
     audit: list[AuditRecord] = field(default_factory=list)
     audit_heads: list[AuditHeadRecord] = field(default_factory=list)
     gone_nodes: list[tuple[str, str]] = field(default_factory=list)
@@ -145,7 +149,7 @@ class Leadership(NamedTuple):
 class StoredState:
     """All that is live, to rebuild the memory from: jobs that have not ended (and their arrays), attempts that have not
     ended, every tenant record, every region and node, the newest request keys and runtimes, the newest policy, all price lists, closed
-    months and budgets, the hash of the newest ledger record (empty before the first), the newest audit record and signed head, the
+    months, budgets, data sets and grants, the hash of the newest ledger record (empty before the first), the newest audit record and signed head, the
     counters' last values.
 
     ``requests_complete`` is False when older request keys exist than the ones loaded.
@@ -171,6 +175,8 @@ class StoredState:
     budgets: list[BudgetRecord]
     budget_spending: list[BudgetSpendingRecord]
     last_budget_notice: int
+    data_sets: list[DataSetRecord]
+    grants: list[GrantRecord]
     ledger_hash: bytes
     audit_newest: AuditRecord | None
     audit_head_newest: AuditHeadRecord | None

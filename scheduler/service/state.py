@@ -33,6 +33,7 @@ from scheduler.planning.types import Changes, NodeView, PoolKey, RunningView, Sn
 from scheduler.service.audit_trail import AuditTrail
 from scheduler.service.claims import Claims
 from scheduler.service.evictions import EvictionCount
+from scheduler.service.governance import Governance, governed
 from scheduler.service.holdings import Holdings
 from scheduler.service.job import Job
 from scheduler.service.metering import Metering
@@ -120,6 +121,9 @@ class State:
         self.ids = ids
         self.codec = codec
         self.policy = policy
+        self.base_policy = policy
+        """The policy without what the register of data sets adds to it."""
+        self.governance = Governance()
         self.settings = settings
         self.observer = observer or NullObserver()
         self.predictor = predictor or LimitPredictor()
@@ -262,6 +266,8 @@ class State:
         self.jobs[job.job_id] = job
         self.jobs_by_no[job.job_no] = job
         self._count_state(job, 1)
+        if job.spec.data_sets:
+            self.governance.jobs[job.job_no] = job
         if not job.array_id:
             self.workload.add(job.spec.shape, max(1, job.array_size))
 
@@ -331,7 +337,9 @@ class State:
 
     def use_policy(self, policy: Policy) -> None:
         """Plan by this policy from now on: everybody who waits is given a new rank, and the past fades at its half-life."""
-        before, self.policy = self.policy, policy
+        self.base_policy = policy
+        self.governance.again = True
+        before, self.policy = self.policy, governed(policy, self.governance.register)
         if policy.order != before.order:
             self.holdings.use_half_life(policy.order.half_life_ms, self.now())
             self.queue.rank_anew(self._rank)
@@ -343,6 +351,7 @@ class State:
         self._count_state(job, -1)
         del self.jobs[job.job_id]
         del self.jobs_by_no[job.job_no]
+        self.governance.jobs.pop(job.job_no, None)
         if not job.array_size:
             self.count_live(job, -1)
 

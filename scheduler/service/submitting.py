@@ -24,6 +24,7 @@ from scheduler.service.auditing import tell
 from scheduler.service.contract import Submission
 from scheduler.service.covering import Wants, check_covered
 from scheduler.service.ending import drop_unstarted, end_array_if_done, job_ended
+from scheduler.service.granting import check_granted
 from scheduler.service.job import Job
 from scheduler.service.state import State
 
@@ -62,6 +63,7 @@ def submit(state: State, policy: Policy, submission: Submission, ended: Mapping[
         field = f"jobs[{index}]"
         _check_tenant(state, spec, field)
         _check_room(state, spec, field, room)
+        check_granted(state, spec, field)
         if (spec.shape, spec.preemptible) not in state.feasible:
             _check_shape(state, policy, spec, field)
             state.remember_feasible(spec.shape, spec.preemptible)

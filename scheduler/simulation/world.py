@@ -466,6 +466,8 @@ def _nothing_stored(now_ms: int) -> StoredState:
         budgets=[],
         budget_spending=[],
         last_budget_notice=0,
+        data_sets=[],
+        grants=[],
         ledger_hash=b"",
         audit_newest=None,
         audit_head_newest=None,

@@ -66,6 +66,8 @@ _KEY_WIDTH = {
     "budgets": 1,
     "budget_spending": 1,
     "budget_notices": 1,
+    "data_sets": 2,
+    "grants": 1,
     "audit": 1,
     "audit_heads": 1,
 }
@@ -79,6 +81,8 @@ _PARENT: dict[str, tuple[str, int]] = {
     "nodes": ("regions", 0),
     "budgets": ("institutions", 1),
     "budget_spending": ("budgets", 0),
+    "data_sets": ("institutions", 2),
+    "grants": ("institutions", 1),
 }
 
 

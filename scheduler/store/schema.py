@@ -141,6 +141,19 @@ BUDGET_NOTICES = _table(
     Index("budget_notices_by_institution", "institution", "number"),
     Index("budget_notices_by_budget", "budget", "number"),
 )
+DATA_SETS = _table(
+    "data_sets",
+    records.DataSetRecord,
+    "data_set version",
+    ForeignKeyConstraint(["institution"], ["institutions.institution"], name="data_sets_institution"),
+)
+# A grant names a pattern of versions, not one of them.
+GRANTS = _table(
+    "grants",
+    records.GrantRecord,
+    "grant_id",
+    ForeignKeyConstraint(["institution"], ["institutions.institution"], name="grants_institution"),
+)
 AUDIT = _table(
     "audit",
     records.AuditRecord,
@@ -218,6 +231,8 @@ TABLES: dict[str, Table] = {
     "budgets": BUDGETS,
     "budget_spending": BUDGET_SPENDING,
     "budget_notices": BUDGET_NOTICES,
+    "data_sets": DATA_SETS,
+    "grants": GRANTS,
     "regions": REGIONS,
     "enrolments": ENROLMENTS,
     "nodes": NODES,

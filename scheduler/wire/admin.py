@@ -108,7 +108,12 @@ def user_from_proto(message: admin_pb2.User) -> UserRecord:
 _INSTITUTION_ROLES = frozenset(
     {common_pb2.ROLE_RESEARCHER, common_pb2.ROLE_PROJECT_LEAD, common_pb2.ROLE_INSTITUTION_ADMIN}
 )
-_USER_ROLES = _INSTITUTION_ROLES | {common_pb2.ROLE_FINANCE, common_pb2.ROLE_OPERATOR, common_pb2.ROLE_AUDITOR}
+_USER_ROLES = _INSTITUTION_ROLES | {
+    common_pb2.ROLE_FINANCE,
+    common_pb2.ROLE_OPERATOR,
+    common_pb2.ROLE_STEWARD,
+    common_pb2.ROLE_AUDITOR,
+}
 
 
 def user_to_proto(record: UserRecord) -> admin_pb2.User:

@@ -32,6 +32,10 @@ SECTIONS: dict[str, dict[str, str]] = {
         "fetch": "suanli.cli.files:fetch",
         "algorithms": "suanli.cli.catalogue:algorithms",
     },
+    "Data": {
+        "data": "suanli.cli.data:data",
+        "grant": "suanli.cli.grants:grant",
+    },
     "Usage": {
         "usage": "suanli.cli.usage:usage",
         "ledger": "suanli.cli.ledger:ledger",

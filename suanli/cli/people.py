@@ -18,7 +18,7 @@ _role = click.option(
     "--role",
     type=Role(),
     default=None,
-    help="researcher, project-lead, institution-admin, finance, auditor or operator.",
+    help="researcher, project-lead, institution-admin, finance, steward, auditor or operator.",
 )
 _leads = click.option(
     "--leads", multiple=True, metavar="PROJECT", help="A project that a project lead leads; repeatable."

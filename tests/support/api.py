@@ -19,6 +19,7 @@ from protos.suanli.v1 import (
     admin_pb2_grpc,
     audit_pb2_grpc,
     common_pb2,
+    data_pb2_grpc,
     jobs_pb2,
     jobs_pb2_grpc,
     regions_pb2,
@@ -52,6 +53,9 @@ PEOPLE = {
     "abe": ("uni-a", Role.RESEARCHER),
     "ann": ("uni-a", Role.INSTITUTION_ADMIN),
     "fay": ("uni-a", Role.FINANCE),
+    "sam": ("uni-a", Role.STEWARD),
+    "sue": ("uni-a", Role.STEWARD),
+    "stu": ("uni-b", Role.STEWARD),
     "bob": ("uni-b", Role.RESEARCHER),
     "ben": ("uni-b", Role.INSTITUTION_ADMIN),
     "fin": ("", Role.FINANCE),
@@ -76,6 +80,7 @@ class Client:
         self.jobs = _Keyed(jobs_pb2_grpc.JobServiceStub(self.channel), key)
         self.admin = _Keyed(admin_pb2_grpc.AdminServiceStub(self.channel), key)
         self.regions = _Keyed(regions_pb2_grpc.RegionServiceStub(self.channel), key)
+        self.data = _Keyed(data_pb2_grpc.DataServiceStub(self.channel), key)
         self.audit = _Keyed(audit_pb2_grpc.AuditServiceStub(self.channel), key)
         self.usage = _Keyed(usage_pb2_grpc.UsageServiceStub(self.channel), key)
 

@@ -156,6 +156,8 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     """Runs the platform: every institution, region, node and key."""
     ROLE_AGENT: _Role.ValueType  # 5
     """A region agent."""
+    ROLE_STEWARD: _Role.ValueType  # 6
+    """Registers data sets of the own institution and decides who may use them (of all, when the key's institution is empty)."""
     ROLE_PROJECT_LEAD: _Role.ValueType  # 7
     """A researcher who also manages the jobs of the projects it leads (see User.projects): their logs, results, quotas and budgets."""
     ROLE_AUDITOR: _Role.ValueType  # 8
@@ -175,6 +177,8 @@ ROLE_OPERATOR: Role.ValueType  # 4
 """Runs the platform: every institution, region, node and key."""
 ROLE_AGENT: Role.ValueType  # 5
 """A region agent."""
+ROLE_STEWARD: Role.ValueType  # 6
+"""Registers data sets of the own institution and decides who may use them (of all, when the key's institution is empty)."""
 ROLE_PROJECT_LEAD: Role.ValueType  # 7
 """A researcher who also manages the jobs of the projects it leads (see User.projects): their logs, results, quotas and budgets."""
 ROLE_AUDITOR: Role.ValueType  # 8

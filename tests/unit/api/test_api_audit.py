@@ -11,7 +11,17 @@ import grpc
 import pytest
 from google.protobuf import message_factory
 
-from protos.suanli.v1 import admin_pb2, audit_pb2, budgets_pb2, common_pb2, jobs_pb2, prices_pb2, regions_pb2, usage_pb2
+from protos.suanli.v1 import (
+    admin_pb2,
+    audit_pb2,
+    budgets_pb2,
+    common_pb2,
+    data_pb2,
+    jobs_pb2,
+    prices_pb2,
+    regions_pb2,
+    usage_pb2,
+)
 from scheduler.api.audited import AUDITED, MAX_TARGET, Kind, Row, target_of
 from scheduler.api.metrics import gauge_families
 from scheduler.api.permissions import Role
@@ -86,6 +96,34 @@ async def _enrol(api: Api, op: Client) -> Any:
     return await api["anonymous"].regions.EnrolAgent(request)
 
 
+async def _put_data(api: Api, op: Client) -> Any:
+    one = data_pb2.DataSet(name="census", version="1", institution="uni-a", classification=2, home_region="east")
+    return await op.data.PutDataSet(data_pb2.PutDataSetRequest(data_set=one))
+
+
+async def _request_grant(api: Api, op: Client) -> Any:
+    await _put_data(api, op)
+    asked = data_pb2.Grant(data_set="census", institution="uni-b", purpose="p")
+    return await op.data.RequestGrant(data_pb2.RequestGrantRequest(grant=asked, reason="why"))
+
+
+async def _decide_grant(api: Api, op: Client) -> Any:
+    await _put_data(api, op)
+    asked = data_pb2.RequestGrantRequest(grant=data_pb2.Grant(data_set="census", purpose="p"), reason="why")
+    made = await api["ada"].data.RequestGrant(asked)
+    return await op.data.DecideGrant(data_pb2.DecideGrantRequest(id=made.grant.id, approve=True))
+
+
+async def _revoke_grant(api: Api, op: Client) -> Any:
+    made = await _decide_grant(api, op)
+    return await op.data.RevokeGrant(data_pb2.RevokeGrantRequest(id=made.grant.id, reason="over"))
+
+
+async def _withdraw(api: Api, op: Client) -> Any:
+    await _put_data(api, op)
+    return await op.data.WithdrawDataSet(data_pb2.WithdrawDataSetRequest(name="census", version="1", reason="over"))
+
+
 CHANGES: dict[str, tuple[Call, str, str]] = {
     "PutInstitution": (
         lambda api, op: op.admin.PutInstitution(
@@ -147,6 +185,12 @@ CHANGES: dict[str, tuple[Call, str, str]] = {
         "term",
         "uni-a",
     ),
+    "PutDataSet": (_put_data, "census@1", "uni-a"),
+    "WithdrawDataSet": (_withdraw, "census@1", "uni-a"),
+    # On behalf of whose data it is.
+    "RequestGrant": (_request_grant, "", "uni-a"),
+    "DecideGrant": (_decide_grant, "", "uni-a"),
+    "RevokeGrant": (_revoke_grant, "", "uni-a"),
     "CorrectLedger": (_correct, "1", "uni-a"),
     "CloseMonth": (lambda api, op: op.usage.CloseMonth(usage_pb2.CloseMonthRequest(month="2020-01")), "2020-01", ""),
 }

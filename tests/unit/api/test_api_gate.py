@@ -25,6 +25,7 @@ USER_OF = {
     Role.FINANCE: "fay",
     Role.OPERATOR: "op",
     Role.AUDITOR: "aud",
+    Role.STEWARD: "sam",
 }
 Code = grpc.StatusCode
 
@@ -65,7 +66,20 @@ def test_every_method_has_a_row_and_every_row_a_method() -> None:
 
 
 def test_an_auditor_is_given_nothing_that_changes_anything() -> None:
-    reads = ("Get", "List", "Watch", "Explain", "Tail", "Download", "Stream", "Export", "Estimate", "Verify", "WhoAmI")
+    reads = (
+        "Get",
+        "List",
+        "Watch",
+        "Explain",
+        "Tail",
+        "Download",
+        "Stream",
+        "Export",
+        "Estimate",
+        "Verify",
+        "Check",
+        "WhoAmI",
+    )
     for method, row in PERMISSIONS.items():
         if Role.AUDITOR in row or method in PLATFORM_AUDIT:
             assert method.rpartition("/")[2].startswith(reads), method

@@ -77,6 +77,7 @@ def test_who_may_ask() -> None:
         Role.AGENT: None,
         Role.PROJECT_LEAD: None,
         Role.AUDITOR: Scope.INSTITUTION,
+        Role.STEWARD: None,
     }
     assert scope_of(METHOD, Role.FINANCE, "") is Scope.ANY
 
