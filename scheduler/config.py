@@ -7,7 +7,7 @@ import os
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import yaml
 from scheduler.api.blobs import MAX_BLOB_BYTES
 from scheduler.api.tls import ConfigurationError, Tls
 from scheduler.governance.limits import Limits
+from scheduler.identity.issuers import NO_OIDC, Oidc
 
 DATABASE_VARIABLE = "SUANLI_DATABASE_URL"
 MAX_CONFIG_BYTES = 256 * 1024
@@ -63,6 +64,8 @@ class Config:
     None: ``audit-key.pem`` in ``state_dir``, made when it is missing. Processes that share a database need the same key."""
     limits: Limits = field(default_factory=Limits)
     """The keys below: how much of the server one caller may take up."""
+    oidc: Oidc = NO_OIDC
+    """Whose tokens are taken beside API keys: the keys below; none: nobody's."""
     log_level: str = "info"
     """debug, info, warning or error."""
 
@@ -157,8 +160,10 @@ def _value(kind: Any, value: object, name: str, folder: Path) -> Any:
         if value is None:
             return None
         kind = next(option for option in typing.get_args(kind) if option is not type(None))
-    if kind in (Tls, Limits):
+    if is_dataclass(kind):
         return _read(kind, value, f"{name}.", folder)
+    if typing.get_origin(kind) in (tuple, Mapping):
+        return _several(kind, value, name, folder)
     if kind is Path:
         if not isinstance(value, str) or not value:
             raise ConfigurationError(f"{name}: give a path.")
@@ -171,6 +176,18 @@ def _value(kind: Any, value: object, name: str, folder: Path) -> Any:
         return value
     wanted = {int: "a whole number", bool: "true or false"}.get(kind, "a text")
     raise ConfigurationError(f"{name}: {value!r} is not {wanted}.")
+
+
+def _several(kind: Any, value: object, name: str, folder: Path) -> Any:
+    """A list, or a table of texts."""
+    if typing.get_origin(kind) is Mapping:
+        if not isinstance(value, Mapping):
+            raise ConfigurationError(f"{name}: give keys and values, each a text.")
+        return {_value(str, key, name, folder): _value(str, one, f"{name}.{key}", folder) for key, one in value.items()}
+    if not isinstance(value, list):
+        raise ConfigurationError(f"{name}: {value!r} is not a list; write [a, b].")
+    one = typing.get_args(kind)[0]
+    return tuple(_value(one, item, f"{name}[{index}]", folder) for index, item in enumerate(value))
 
 
 def _bounded(name: str, value: int, low: int, high: int) -> None:

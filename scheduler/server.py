@@ -157,6 +157,7 @@ async def _parts(config: Config) -> AsyncIterator[tuple[ControlPlane, ApiServer,
         metrics,
         artifacts_url=config.artifacts,
         max_blob_bytes=config.max_blob_bytes,
+        oidc=config.oidc,
         tls=config.tls,
         limits=config.limits,
     )

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import scheduler.api.tls
 import scheduler.config
+import scheduler.identity.issuers
 import workers.config
 from scheduler.api import errors as wire_errors
 from scheduler.api.metrics import Metrics, gauge_families
@@ -37,6 +38,7 @@ from scheduler.api.tls import Tls
 from scheduler.api.usage_metrics import budget_families, usage_families
 from scheduler.config import Config
 from scheduler.governance import limits
+from scheduler.identity.issuers import Claims, Issuer
 from scheduler.metering import names
 from scheduler.metering.prices import PriceBook, PriceList
 from scheduler.service.audit_trail import AuditVerified
@@ -72,6 +74,12 @@ What one caller, and all callers of one institution, may take up of the server; 
 `suanli_rpc_limited_total` counts it. Agents are not limited, and users of no institution only each by themselves.
 
 """
+_OIDC_HEAD = """
+### oidc
+
+`oidc.issuers` is a list; each issuer has these keys. See [identity](../howto/identity.md).
+
+"""
 _AGENT_HEAD = """
 ## Region agent
 
@@ -103,10 +111,25 @@ def configuration() -> str:
             f"\n{cell(Tls.__doc__ or '')}\n",
             _LIMITS_HEAD,
             table(("key", "default", "meaning"), most),
+            _OIDC_HEAD,
+            table(("key", "default", "meaning"), issuer_rows()),
             _AGENT_HEAD,
             table(("key", "meaning and default"), agent),
         ]
     )
+
+
+def issuer_rows() -> list[tuple[str, str, str]]:
+    """The rows of an issuer's settings, those of its claims among them."""
+    source = Path(scheduler.identity.issuers.__file__)
+    rows = []
+    for kind, prefix in ((Issuer, ""), (Claims, "claims.")):
+        comments = attribute_comments(source, kind.__name__)
+        for field in dataclasses.fields(kind):
+            if field.type != "Claims":
+                name, default, text = setting_row(field, comments.get(field.name, ""))
+                rows.append((f"`{prefix}{name.strip('`')}`", default, text))
+    return rows
 
 
 def tls_row(field: dataclasses.Field[typing.Any], comment: str) -> tuple[str, str, str]:
@@ -129,7 +152,11 @@ def setting_row(field: dataclasses.Field[typing.Any], comment: str) -> tuple[str
         default = "those below"
     elif isinstance(value, Path):
         default = "the shipped ones"
-    elif value is None or value == "":
+    elif isinstance(value, bool):
+        default = str(value).lower()
+    elif isinstance(value, tuple) and value:
+        default = "`[" + ", ".join(value) + "]`"
+    elif not isinstance(value, int | str) or value == "":
         default = "none"
     elif isinstance(value, bool):
         default = f"`{str(value).lower()}`"

@@ -295,7 +295,11 @@ async def open_ray(config: AgentConfig, artifacts_url: str) -> NodeGateway:
     executor = ExecutorConfig(
         root=config.node_dir,
         artifact_url=artifacts_url,
-        masked=tuple(map(str, (config.state_dir, config.credential_file, config.token_file))),
+        masked=tuple(
+            str(path)
+            for path in (config.state_dir, config.credential_file, config.token_file, config.tls_key)
+            if path is not None
+        ),
     )
     gateway = RayGateway(GatewayConfig(address=config.ray_address, executor=executor))
     try:

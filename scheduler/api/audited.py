@@ -72,6 +72,7 @@ AUDITED: Mapping[str, Row] = {
     "suanli.v1.AdminService/ListNodes": Row(_NOTHING),
     "suanli.v1.AdminService/DrainNode": Row(_CHANGE, "region/node"),
     "suanli.v1.AdminService/WhoAmI": Row(_NOTHING),
+    "suanli.v1.AdminService/GetLoginMethods": Row(_NOTHING),
     "suanli.v1.UsageService/GetUsage": Row(_NOTHING, "institution"),
     "suanli.v1.UsageService/ListLedger": Row(_NOTHING, "institution"),
     "suanli.v1.UsageService/StreamLedger": Row(_NOTHING, "institution"),

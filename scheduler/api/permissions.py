@@ -140,8 +140,8 @@ PERMISSIONS: Mapping[str, _Row] = {
     "suanli.v1.DataService/GetLineage": _DATA_READERS,
 }
 
-# These need no key: the first takes a single-use token instead.
-PUBLIC = frozenset({"suanli.v1.RegionService/EnrolAgent"})
+# These need no key: the first takes a single-use token instead, the second says how to become known.
+PUBLIC = frozenset({"suanli.v1.RegionService/EnrolAgent", "suanli.v1.AdminService/GetLoginMethods"})
 # A finance officer of no institution is the platform's own: reads every institution's usage and
 # quotas, puts prices and budgets, corrects the ledger and closes its months.
 PLATFORM_FINANCE = frozenset(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+from functools import partial
 from typing import Protocol
 
 import grpc
@@ -14,9 +16,11 @@ from scheduler.api.accounting import AccountingApi
 from scheduler.api.admin import AdminApi
 from scheduler.api.audit import AuditApi
 from scheduler.api.blobs import MAX_BLOB_BYTES, Artifacts, BlobApi
+from scheduler.api.credentials import Credentials
 from scheduler.api.data import DataApi
 from scheduler.api.exports import ExportApi
 from scheduler.api.gate import Gate, RpcObserver
+from scheduler.api.identity import IdentityApi
 from scheduler.api.jobs import JobApi
 from scheduler.api.limiting import Limiting, LimitObserver
 from scheduler.api.logs import LogBroker
@@ -29,7 +33,11 @@ from scheduler.api.usage import UsageApi
 from scheduler.api.verification import VerificationApi
 from scheduler.catalog.catalogue import Catalogue
 from scheduler.governance.limits import Limits
+from scheduler.identity.fetching import fetch_json
+from scheduler.identity.issuers import NO_OIDC, Oidc
+from scheduler.identity.tokens import Tokens
 from scheduler.service.contract import Service
+from scheduler.service.ids import WallClock
 from scheduler.wire.spec import SpecCodec
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
@@ -74,6 +82,7 @@ class ApiServer:
         *,
         artifacts_url: str = "",
         max_blob_bytes: int = MAX_BLOB_BYTES,
+        oidc: Oidc = NO_OIDC,
         limits: Limits = DEFAULT_LIMITS,
         tls: Tls | None = None,
     ) -> None:
@@ -89,6 +98,7 @@ class ApiServer:
             BlobApi(service, artifacts, limiting, max_blob_bytes),
             RegionApi(service, codec, logs, artifacts_url, authority),
             AdminApi(service),
+            IdentityApi(service, oidc),
             PolicyApi(service),
             UsageApi(service),
             AccountingApi(service),
@@ -100,8 +110,10 @@ class ApiServer:
             DataApi(service, codec),
         )
         self.grpc = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CONCURRENT_RPCS)
+        tokens = Tokens(oidc.issuers, WallClock().now_ms, lambda issuer: partial(fetch_json, ca=issuer.ca))
         need = tls is not None and tls.agents_need_certificates
-        self._gate = Gate(service, observer, service, limiting, need)
+        self._gate = Gate(Credentials(service, tokens), service, observer, service, limiting, need)
+        self._watch: asyncio.Task[None] | None = None
         for descriptor in SERVICES:
             self._gate.add(self.grpc, descriptor, servicers)
         self._health = health.aio.HealthServicer()
@@ -145,6 +157,7 @@ class ApiServer:
         """Begin to take connections; calls are refused until ``serving(True)``."""
         await self.serving(False)
         await self.grpc.start()
+        self._watch = asyncio.create_task(self._gate.keep_watch())
 
     async def serving(self, yes: bool) -> None:
         """Tell health checks whether calls are answered."""
@@ -156,6 +169,8 @@ class ApiServer:
     async def stop(self, grace_s: float) -> None:
         """Take no new calls, and give those under way ``grace_s`` seconds."""
         self._gate.close()
+        if self._watch is not None:
+            self._watch.cancel()
         await self._health.enter_graceful_shutdown()
         await self.grpc.stop(grace_s)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from scheduler.api.limits import Credential
 from scheduler.api.permissions import Scope
 from scheduler.domain.errors import Hidden, NotFound, PermissionDenied
 from scheduler.domain.records import JobRecord
@@ -12,7 +13,7 @@ from scheduler.service.contract import Service
 
 
 class Caller(NamedTuple):
-    """Who calls, and in which scope the method called is open to that role."""
+    """Who calls, and in which scope the method called is open to that role and to the credential."""
 
     user: str
     institution: str
@@ -21,6 +22,12 @@ class Caller(NamedTuple):
     scope: Scope
     leads: frozenset[str] = frozenset()
     """The projects of the own institution that the caller leads; filled in where the scope is PROJECT."""
+    credential: Credential = Credential()
+
+    @property
+    def project(self) -> str:
+        """The one project that the credential is for; empty: all."""
+        return self.credential.project
 
     def owns(self, user: str, project: str) -> bool:
         """Whether what a user of the own institution made in a project is the caller's to touch."""
@@ -63,6 +70,17 @@ def institution_scope(caller: Caller, asked: str, field: str) -> str:
     return caller.institution
 
 
+def project_scope(caller: Caller, asked: str, field: str) -> str:
+    """The project to read or to submit to: the asked one, or the one that the caller's credential is for."""
+    if asked and caller.project and asked != caller.project:
+        raise PermissionDenied(
+            f"{field}: your key or token is for project {caller.project!r} only; leave the field empty or name that one.",
+            reason="CREDENTIAL_PROJECT_LIMIT",
+            field=field,
+        )
+    return asked or caller.project
+
+
 async def tell_foreign(service: Service, caller: Caller, action: str, job: JobRecord) -> None:
     """Have it recorded, before anything is given, that the caller reads what belongs to somebody else's job."""
     if job.user != caller.user:
@@ -80,7 +98,11 @@ async def visible_jobs(service: Service, caller: Caller, job_ids: Sequence[str],
     except NotFound:
         records = await _known_prefix(service, job_ids)
     for record in records:
-        if caller.scope is not Scope.ANY and record.institution != caller.institution:
+        foreign = caller.scope is not Scope.ANY and record.institution != caller.institution
+        # Ids of projects are unique within an institution only.
+        if caller.project and (record.institution, record.project) != (caller.institution, caller.project):
+            foreign = True
+        if foreign:
             same = job_not_found(record.job_id, field)
             raise Hidden(same.message, reason=same.reason, field=same.field)
     if len(records) < len(job_ids):

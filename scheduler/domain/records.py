@@ -400,7 +400,11 @@ class UserRecord(NamedTuple):
 
 
 class ApiKeyRecord(NamedTuple):
-    """A credential. ``secret_hash`` is the SHA-256 of the 256-bit secret; ``region`` is set for an agent's key."""
+    """A credential. ``secret_hash`` is the SHA-256 of the 256-bit secret; ``region`` is set for an agent's key.
+
+    The key may do what ``limit_role`` may (0: no such limit), within ``project`` (empty: in all), and only reads where ``read_only``
+    is 1; never more than its user may. ``last_used_ms`` is behind the truth by up to an hour.
+    """
 
     prefix: str
     secret_hash: bytes
@@ -412,6 +416,10 @@ class ApiKeyRecord(NamedTuple):
     create_ms: int
     expire_ms: int
     revoked: int
+    limit_role: int = 0
+    project: str = ""
+    read_only: int = 0
+    last_used_ms: int = 0
 
 
 class EnrolmentRecord(NamedTuple):

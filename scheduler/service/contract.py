@@ -15,7 +15,6 @@ from typing import NamedTuple, Protocol
 from scheduler.domain.agent import AgentCommand, AgentMessage
 from scheduler.domain.classification import Classification
 from scheduler.domain.records import (
-    ApiKeyRecord,
     AttemptRecord,
     BudgetNoticeRecord,
     EventRecord,
@@ -47,6 +46,7 @@ from scheduler.planning.runtimes import Accuracy
 from scheduler.planning.types import GroupKey, NodeView, PendingJob, PoolKey
 from scheduler.service.audit_contract import AuditService
 from scheduler.service.audit_trail import AuditVerified
+from scheduler.service.people import People
 from scheduler.service.ports import EventQuery, JobQuery, LedgerQuery, UsageQuery, UsageSum
 from scheduler.service.statements import StatementFacts
 
@@ -300,7 +300,7 @@ class AgentSession(Protocol):
         ...
 
 
-class Service(AuditService, Protocol):
+class Service(People, AuditService, Protocol):
     """Everything the API layer may ask for."""
 
     async def submit(self, submission: Submission) -> Submitted:
@@ -468,31 +468,6 @@ class Service(AuditService, Protocol):
 
     async def list_users(self, institution: str) -> list[UserRecord]:
         """Of one institution or (empty) of all, by id."""
-        ...
-
-    async def create_api_key(self, user: str, title: str, expire_ms: int, actor: str) -> tuple[ApiKeyRecord, str]:
-        """A new key for an existing user, with its secret in the form "suanli_<prefix>_<secret>"."""
-        ...
-
-    async def adopt_api_key(self, user: str, title: str, key: str) -> ApiKeyRecord:
-        """Make a key that was drawn elsewhere one of an existing user's; ``InvalidArgument`` when it is not the text of one."""
-        ...
-
-    async def list_api_keys(self, institution: str, user: str) -> list[ApiKeyRecord]:
-        """By prefix; empty fields do not filter."""
-        ...
-
-    async def revoke_api_key(self, prefix: str, actor: str) -> ApiKeyRecord:
-        """Idempotent; ``NotFound`` for an unknown prefix."""
-        ...
-
-    def authenticate(self, key: str) -> ApiKeyRecord:
-        """The record of a full key "suanli_<prefix>_<secret>" that is live now; raises ``Unauthenticated``. From memory, so it
-        costs microseconds. The user's present role and institution are in the record."""
-        ...
-
-    def led_by(self, user: str) -> frozenset[str]:
-        """The projects of the own institution that a user leads; none for an unknown one. From memory, too."""
         ...
 
     async def set_quota(self, record: QuotaRecord, actor: str) -> QuotaRecord:

@@ -143,6 +143,8 @@ class State:
         self.projects: dict[tuple[str, str], ProjectRecord] = {}
         self.users: dict[str, UserRecord] = {}
         self.api_keys: dict[str, ApiKeyRecord] = {}
+        self.key_uses: dict[str, int] = {}
+        """By a key's prefix, when it was used last; the records say so to the hour."""
         self.enrolments: dict[bytes, EnrolmentRecord] = {}
         self.quotas: dict[tuple[str, str], QuotaRecord] = {}
         self.holdings = Holdings(policy.order.half_life_ms)

@@ -22,6 +22,7 @@ from scheduler.domain.states import AttemptOutcome
 from scheduler.planning.types import UNLIMITED
 from scheduler.service.auditing import tell
 from scheduler.service.model import Node, Region, Tenant
+from scheduler.service.people import NO_LIMITS, KeyLimits
 from scheduler.service.state import State
 from scheduler.service.submitting import stop_attempt
 
@@ -29,6 +30,7 @@ DEFAULT_PROJECT = "default"
 DEFAULT_WEIGHT = 1000
 ROLE_OPERATOR, ROLE_AGENT = 4, 5
 """The values of ``suanli.v1.Role`` the service itself gives out."""
+USE_WRITTEN_EVERY_MS = 3_600_000
 _KEY = re.compile(r"suanli_([a-z2-7]{13})_([a-z2-7]{52})")
 _PREFIX_BYTES, _SECRET_BYTES = 8, 32
 
@@ -130,15 +132,24 @@ def _hash(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
-def create_api_key(state: State, user: str, title: str, expire_ms: int) -> tuple[ApiKeyRecord, str]:
+def create_api_key(
+    state: State, user: str, title: str, expire_ms: int, limits: KeyLimits = NO_LIMITS
+) -> tuple[ApiKeyRecord, str]:
     """A new key and its full text, which is kept nowhere."""
-    record, key = _new_api_key(state, user, title, expire_ms)
+    record, key = _new_api_key(state, user, title, expire_ms, limits=limits)
     tell(state, "CreateApiKey", record.prefix, record.institution, None, record)
     return record, key
 
 
 def _new_api_key(
-    state: State, user: str, title: str, expire_ms: int, *, role: int = 0, region: str = ""
+    state: State,
+    user: str,
+    title: str,
+    expire_ms: int,
+    *,
+    role: int = 0,
+    region: str = "",
+    limits: KeyLimits = NO_LIMITS,
 ) -> tuple[ApiKeyRecord, str]:
     """``role`` and ``region`` are given for agents only."""
     record_user = state.users.get(user)
@@ -148,6 +159,12 @@ def _new_api_key(
         raise InvalidArgument("expire_time_ms is in the past.", field="expire_time_ms")
     prefix, secret = _text(state.ids.token(_PREFIX_BYTES)), _text(state.ids.token(_SECRET_BYTES))
     institution = record_user.institution if record_user else ""
+    if limits.project and (institution, limits.project) not in state.projects:
+        raise NotFound(
+            f'The institution of user "{user}" has no project "{limits.project}".',
+            reason="PROJECT_NOT_FOUND",
+            field="project",
+        )
     record = ApiKeyRecord(
         prefix,
         _hash(secret),
@@ -159,6 +176,9 @@ def _new_api_key(
         state.now(),
         expire_ms,
         0,
+        limits.role,
+        limits.project,
+        int(limits.read_only),
     )
     state.record.api_keys.append(record)
     state.api_keys[prefix] = record
@@ -195,11 +215,22 @@ def authenticate(state: State, key: str) -> ApiKeyRecord:
     if record.expire_ms and record.expire_ms <= state.now():
         raise Unauthenticated("The API key has expired; ask an administrator for a new one.", reason="KEY_EXPIRED")
     if record.role == ROLE_AGENT:
+        _note_use(state, record)
         return record
     user = state.users.get(record.user)
     if user is None or user.disabled:
         raise Unauthenticated("The key's user is disabled; ask an administrator.", reason="USER_DISABLED")
+    _note_use(state, record)
     return record._replace(role=user.role, institution=user.institution)
+
+
+def _note_use(state: State, record: ApiKeyRecord) -> None:
+    """Remember that a key is in use; on disk once an hour, with whatever is written next."""
+    now = state.key_uses[record.prefix] = state.now()
+    if now - record.last_used_ms >= USE_WRITTEN_EVERY_MS:
+        record = record._replace(last_used_ms=now)
+        state.record.api_keys.append(record)
+        state.api_keys[record.prefix] = record
 
 
 def revoke_api_key(state: State, prefix: str) -> ApiKeyRecord:

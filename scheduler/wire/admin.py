@@ -141,6 +141,10 @@ def api_key_to_proto(record: ApiKeyRecord) -> admin_pb2.ApiKey:
         expire_time_ms=record.expire_ms,
         revoked=bool(record.revoked),
         title=record.title,
+        limit_role=record.limit_role,  # type: ignore[arg-type]
+        project=record.project,
+        read_only=bool(record.read_only),
+        last_used_time_ms=record.last_used_ms,
     )
 
 

@@ -66,6 +66,8 @@ SECTIONS: dict[str, dict[str, str]] = {
     },
     "System": {
         "health": "suanli.cli.system:health",
+        "login": "suanli.cli.login:login",
+        "logout": "suanli.cli.login:logout",
         "whoami": "suanli.cli.system:whoami",
         "server": "suanli.cli.system:server",
         "agent": "suanli.cli.system:agent",

@@ -84,12 +84,25 @@ async def create_user(
     await _put(link, made, out)
 
 
+@user.command("disable")
+@click.argument("id_", metavar="ID")
+@output_option
+@connected
+async def disable_user(link: Link, id_: str, out: Output) -> None:
+    """Refuse a user's keys and tokens from now on, and end what they have open. 'suanli user set ID --enable' undoes it."""
+    found = await _user(link, id_)
+    if found is None:
+        raise Failure(f"There is no user {id_!r}; 'suanli user list' shows them.", NOT_FOUND)
+    found.disabled = True
+    await _put(link, found, out)
+
+
 @user.command("set")
 @click.argument("id_", metavar="ID")
 @_role
 @_leads
 @_title
-@click.option("--disable/--enable", "disabled", default=None, help="Whether the user's keys are refused.")
+@click.option("--disable/--enable", "disabled", default=None, help="Whether the user's keys and tokens are refused.")
 @output_option
 @connected
 async def set_user(
@@ -128,6 +141,12 @@ async def _put(link: Link, one: admin_pb2.User, out: Output) -> None:
     out.one(response.user, _user_columns())
 
 
+def _limits(key: admin_pb2.ApiKey) -> str:
+    role = f"as {role_name(key.limit_role)}" if key.limit_role else ""
+    project = f"project {key.project}" if key.project else ""
+    return ", ".join(filter(None, (role, project, "read-only" if key.read_only else "")))
+
+
 def _key_columns() -> list[Column[admin_pb2.ApiKey]]:
     now = human.now_ms()
 
@@ -144,6 +163,8 @@ def _key_columns() -> list[Column[admin_pb2.ApiKey]]:
         Column("TITLE", lambda k: k.title),
         Column("CREATED", lambda k: human.age(k.create_time_ms, now)),
         Column("EXPIRES", lambda k: human.instant(k.expire_time_ms) or "never"),
+        Column("LIMITS", _limits),
+        Column("USED", lambda k: human.age(k.last_used_time_ms, now) if k.last_used_time_ms else "never"),
         Column("STATE", standing),
     ]
 
@@ -168,12 +189,31 @@ async def list_keys(link: Link, institution: str, user: str, out: Output) -> Non
 @click.argument("user", default="")
 @click.option("--title", default="", help="What it is for.")
 @click.option("--expires", type=Duration(), default=None, metavar="DURATION", help="Ends after so long, as in 90d.")
+@click.option("--role", type=Role(), default=None, help="The key may do what this role may; never more than the user.")
+@click.option("--project", default="", help="The key is for this project only.")
+@click.option("--read-only", is_flag=True, help="The key only reads.")
 @output_option
 @connected
-async def create_key(link: Link, user: str, title: str, expires: int | None, out: Output) -> None:
+async def create_key(
+    link: Link,
+    user: str,
+    title: str,
+    expires: int | None,
+    role: int | None,
+    project: str,
+    read_only: bool,
+    out: Output,
+) -> None:
     """Make a key for USER (default: you). It is printed alone on stdout, this once only."""
     expire_ms = human.now_ms() + expires if expires else 0
-    request = admin_pb2.CreateApiKeyRequest(user=user, title=title, expire_time_ms=expire_ms)
+    request = admin_pb2.CreateApiKeyRequest(
+        user=user,
+        title=title,
+        expire_time_ms=expire_ms,
+        limit_role=role or 0,  # type: ignore[arg-type]
+        project=project,
+        read_only=read_only,
+    )
     response = await link.call("AdminService/CreateApiKey", request, idempotent=False)
     if out.form == "table":
         out.text(response.secret)

@@ -35,6 +35,7 @@ from scheduler.audit_key import AuditKey
 from scheduler.catalog.catalogue import Catalogue
 from scheduler.domain.records import InstitutionRecord, ProjectRecord, UserRecord
 from scheduler.governance.limits import Limits
+from scheduler.identity.issuers import NO_OIDC, Oidc
 from scheduler.planning.policy import Policy
 from scheduler.service.control_plane import ControlPlane
 from scheduler.service.ids import RandomIds, WallClock
@@ -136,6 +137,7 @@ async def running_api(
     catalogue: Catalogue | None = None,
     tls: Tls | None = None,
     max_blob_bytes: int = 3 << 20,
+    oidc: Oidc = NO_OIDC,
     limits: Limits = DEFAULT_LIMITS,
     settings: Settings = DEFAULT_SETTINGS,
     store: Store | None = None,
@@ -157,6 +159,7 @@ async def running_api(
         metrics,
         artifacts_url="file:///a",
         max_blob_bytes=max_blob_bytes,
+        oidc=oidc,
         limits=limits,
         tls=tls,
     )

@@ -8,6 +8,7 @@ import pytest
 from scheduler.api.tls import ConfigurationError, Tls
 from scheduler.config import Config, config_from, load_config, split_address
 from scheduler.governance.limits import Limits
+from scheduler.identity.issuers import Issuer
 
 
 def test_only_the_state_folder_is_needed(tmp_path: Path) -> None:
@@ -45,6 +46,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         "limits": {"user_streams": 7},
         "audit_key_file": "audit.pem",
         "log_level": "debug",
+        "oidc": {"issuers": []},
     }
     assert set(document) == {f.name for f in fields(Config)}
     config = config_from(document, tmp_path)
@@ -62,6 +64,73 @@ def test_the_database_is_found_in_the_order_that_is_documented(tmp_path: Path, m
     monkeypatch.setenv("SUANLI_DATABASE_URL", "postgresql://env/d")
     assert config_from({"state_dir": "s"}, tmp_path).database == "postgresql://env/d"
     assert config_from({"state_dir": "s", "database_url": "sqlite:////x"}, tmp_path).database == "sqlite:////x"
+
+
+def test_issuers_are_read_whole(tmp_path: Path) -> None:
+    issuer = {
+        "issuer": "https://id.example",
+        "audience": "suanli",
+        "client_id": "cli",
+        "title": "Example",
+        "scopes": ["openid"],
+        "algorithms": ["ES256", "EdDSA"],
+        "token_types": ["at+jwt", "JWT"],
+        "jwks_url": "http://127.0.0.1:8/keys",
+        "ca": "ca.pem",
+        "institutions": ["tongji"],
+        "platform_users": False,
+        "institution_names": {"tongji.edu.cn": "tongji"},
+        "role_names": {"admins": "institution-admin"},
+        "user_prefix": "t-",
+        "claims": {"user": "name", "institution": "home", "project": "p", "roles": "realm_access.roles"},
+        "required_claims": ["jti"],
+        "clock_skew_s": 60,
+        "max_token_age_s": 60,
+        "provision": True,
+    }
+    assert set(issuer) == {f.name for f in fields(Issuer)}
+    read = config_from({"state_dir": "s", "oidc": {"issuers": [issuer]}}, tmp_path).oidc.issuers[0]
+    assert read.claims.roles == "realm_access.roles"
+    assert (read.ca, read.scopes, read.provision) == (tmp_path / "ca.pem", ("openid",), True)
+    assert read.institution_names == {"tongji.edu.cn": "tongji"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"algorithms": ["HS256"]}, "oidc.issuers[0].algorithms: 'HS256' is not taken"),
+        ({"algorithms": ["none"]}, "algorithms: 'none' is not taken"),
+        ({"algorithms": []}, "algorithms: '' is not taken"),
+        ({"algorithms": "RS256"}, "algorithms: 'RS256' is not a list"),
+        ({"issuer": "http://id.example"}, "issuer: http://id.example is not https"),
+        ({"issuer": "id.example"}, "issuer: 'id.example' is not a URL"),
+        ({"issuer": "https://user:pass@id.example"}, "is not a URL"),
+        ({"jwks_url": "http://127.0.0.1.evil.example/"}, "jwks_url"),
+        ({"audience": ""}, "audience: it is missing"),
+        ({"institutions": []}, "institutions: it is empty"),
+        ({"clock_skew_s": 61}, "clock_skew_s: 61 is out of range"),
+        ({"max_token_age_s": 0}, "max_token_age_s: 0 is out of range"),
+        ({"provision": 1}, "provision: 1 is not true or false"),
+        ({"provision": True, "institutions": ["a", "b"]}, "provision: name claims.institution"),
+        ({"role_names": {"x": "root"}}, "role_names: 'x' is mapped to 'root'"),
+        ({"role_names": ["x"]}, "role_names: give keys and values"),
+        ({"token_types": ["id"]}, "token_types: give at+jwt"),
+        ({"token_types": ["JWT"], "client_id": "suanli"}, "audience: with token_types JWT"),
+        ({"claims": {"user": ""}}, "claims.user: it is missing"),
+        ({"claims": {"usr": "x"}}, "claims.usr: there is no such setting; did you mean"),
+    ],
+)
+def test_an_issuer_that_cannot_be_trusted_is_refused(tmp_path: Path, change: dict[str, object], words: str) -> None:
+    issuer = {"issuer": "https://id.example", "audience": "suanli", "institutions": ["tongji"], **change}
+    with pytest.raises(ConfigurationError) as caught:
+        config_from({"state_dir": "s", "oidc": {"issuers": [issuer]}}, tmp_path)
+    assert words in str(caught.value)
+
+
+def test_an_issuer_stands_there_once(tmp_path: Path) -> None:
+    issuer = {"issuer": "https://id.example", "audience": "suanli", "institutions": ["tongji"]}
+    with pytest.raises(ConfigurationError, match=r"oidc\.issuers: an issuer stands there twice"):
+        config_from({"state_dir": "s", "oidc": {"issuers": [issuer, issuer]}}, tmp_path)
 
 
 @pytest.mark.parametrize(
