@@ -61,6 +61,11 @@ READS = (
             "UsageService/ListMonths",
             "UsageService/ListBudgets",
             "UsageService/ListBudgetNotices",
+            "DataService/ListDataSets",
+            "DataService/GetDataSet",
+            "DataService/ListGrants",
+            "DataService/CheckAccess",
+            "DataService/GetLineage",
         )
     )
 )
@@ -77,6 +82,7 @@ OF_ONE_PROJECT = (
             "JobService/UploadBlob",
             "UsageService/GetPriceList",
             "UsageService/ListPriceLists",
+            "DataService/GetLineage",
         )
     )
 )

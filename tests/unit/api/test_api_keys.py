@@ -16,7 +16,20 @@ from scheduler.domain.errors import PermissionDenied
 from tests.support.api import Agent, Api, Client, info_of
 
 Code = grpc.StatusCode
-VERBS = ("Get", "List", "Watch", "Explain", "Estimate", "Tail", "Download", "Stream", "Export", "Verify", "WhoAmI")
+VERBS = (
+    "Get",
+    "List",
+    "Watch",
+    "Explain",
+    "Estimate",
+    "Tail",
+    "Download",
+    "Stream",
+    "Export",
+    "Verify",
+    "Check",
+    "WhoAmI",
+)
 PEOPLE = {Role.RESEARCHER: "uni-a", Role.INSTITUTION_ADMIN: "uni-a", Role.FINANCE: "uni-a", Role.OPERATOR: ""}
 
 
