@@ -13,7 +13,6 @@ from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from scheduler.domain.agent import AgentCommand, AgentMessage
-from scheduler.domain.classification import Classification
 from scheduler.domain.records import (
     AttemptRecord,
     BudgetNoticeRecord,
@@ -31,9 +30,6 @@ from scheduler.domain.records import (
 )
 from scheduler.domain.resources import Resources
 from scheduler.domain.spec import JobSpec
-from scheduler.governance.data import DataSet, Grant
-from scheduler.governance.decision import Decision
-from scheduler.governance.lineage import Run
 from scheduler.metering.budgets import Budget
 from scheduler.metering.estimate import PlaceCost
 from scheduler.metering.price_text import PriceText
@@ -46,6 +42,7 @@ from scheduler.planning.runtimes import Accuracy
 from scheduler.planning.types import GroupKey, NodeView, PendingJob, PoolKey
 from scheduler.service.audit_contract import AuditService
 from scheduler.service.audit_trail import AuditVerified
+from scheduler.service.data_contract import DataService
 from scheduler.service.people import People
 from scheduler.service.ports import EventQuery, JobQuery, LedgerQuery, UsageQuery, UsageSum
 from scheduler.service.statements import StatementFacts
@@ -205,22 +202,6 @@ class Correction:
     credit: bool = False
 
 
-class Access(NamedTuple):
-    """What is decided of a spec: whether it may start now, in which pools, and what its outputs would inherit."""
-
-    decision: Decision
-    pools: list[PoolKey]
-    classification: Classification | None
-
-
-class Outputs(NamedTuple):
-    """A job's inputs, the classification its outputs inherit, and the sensitive inputs without a live grant to export."""
-
-    inputs: list[DataSet]
-    classification: Classification | None
-    not_exportable: list[DataSet]
-
-
 class BudgetStatus(NamedTuple):
     """How a budget stands, in its unit: ``running`` up to now, ``committed`` at most from now on. ``digits``: of the currency's minor
     unit, 3 for other units. ``exhausted_ms``: when it will be used up at its average speed so far, 0 for not before its end."""
@@ -300,7 +281,7 @@ class AgentSession(Protocol):
         ...
 
 
-class Service(People, AuditService, Protocol):
+class Service(People, AuditService, DataService, Protocol):
     """Everything the API layer may ask for."""
 
     async def submit(self, submission: Submission) -> Submitted:
@@ -391,54 +372,6 @@ class Service(People, AuditService, Protocol):
         self, institution: str, budget: str, before_number: int, limit: int
     ) -> list[BudgetNoticeRecord]:
         """Below ``before_number`` (0: from the newest), newest first; empty fields do not filter."""
-        ...
-
-    async def put_data_set(self, data_set: DataSet, author: str, institution: str) -> DataSet:
-        """Register a version or change its terms; ``institution`` is the caller's, "" for the platform, as below.
-
-        ``NotFound``; ``PermissionDenied``: OTHER_INSTITUTION, DATA_SET_NAME_TAKEN; ``FailedPrecondition``: DATA_SET_WITHDRAWN,
-        DATA_SET_FIXED.
-        """
-        ...
-
-    async def list_data_sets(self, institution: str) -> list[DataSet]:
-        """Those that an institution may know of, or ("") all, by name and version."""
-        ...
-
-    async def get_data_set(self, reference: str, institution: str) -> DataSet:
-        """By name (the newest version) or "name@version"; ``NotFound``."""
-        ...
-
-    async def withdraw_data_set(self, name: str, version: str, reason: str, author: str, institution: str) -> DataSet:
-        """For good; jobs that use it are held, and those running stopped if it says so. ``NotFound``, ``PermissionDenied``."""
-        ...
-
-    async def request_grant(self, asked: Grant, requester: str, institution: str) -> Grant:
-        """Ask for a grant. ``NotFound`` for the data set and the tenants; ``PermissionDenied`` for another institution."""
-        ...
-
-    async def decide_grant(self, grant: str, approve: bool, reason: str, decider: str, institution: str) -> Grant:
-        """``NotFound``; ``PermissionDenied``: OTHER_INSTITUTION, OWN_REQUEST; ``FailedPrecondition``: GRANT_DECIDED."""
-        ...
-
-    async def revoke_grant(self, grant: str, reason: str, revoker: str, institution: str) -> Grant:
-        """``NotFound``; ``PermissionDenied``: OTHER_INSTITUTION; ``FailedPrecondition``: GRANT_NOT_APPROVED."""
-        ...
-
-    async def list_grants(self, institution: str, data_set: str) -> list[Grant]:
-        """Those of an institution and of its data sets, or ("") all, newest first; of one data set when it is named."""
-        ...
-
-    async def check_access(self, spec: JobSpec) -> Access:
-        """Whether a job may use the data it names, and where."""
-        ...
-
-    async def outputs_of(self, record: JobRecord) -> Outputs:
-        """What a job read, and whether its results and logs may be taken out now."""
-        ...
-
-    async def lineage(self, record: JobRecord) -> list[Run]:
-        """What its attempts read and made, oldest first."""
         ...
 
     async def statement(self, institution: str, month: str) -> StatementFacts:

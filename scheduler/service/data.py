@@ -12,7 +12,7 @@ from scheduler.domain.states import AttemptOutcome
 from scheduler.governance.data import DataSet, Grant
 from scheduler.governance.lineage import Run
 from scheduler.service import granting, registering
-from scheduler.service.contract import Access, Outputs
+from scheduler.service.data_contract import Access, Outputs
 from scheduler.service.engine import Engine
 from scheduler.service.state import State
 

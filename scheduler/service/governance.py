@@ -34,8 +34,7 @@ def governed(policy: planning.Policy, register: Register) -> planning.Policy:
     """The policy with what the register says of data sets; where both name one, the register's word is the one that counts."""
     if not register:
         return policy
-    # A version that only the policy knows of a registered name is nothing.
-    data_sets = {name: one for name, one in policy.data_sets.items() if not register.versions(name.partition("@")[0])}
+    data_sets = dict(policy.data_sets)
     for name in register.names():
         newest = register.resolve(name)
         if newest is not None:

@@ -69,9 +69,9 @@ def _look_at_running(state: State, job: Job, now: int) -> None:
         return
     place = place_of(state, PoolKey(attempt.region, attempt.pool))
     use, register = use_of(state, job.spec, now, now), state.governance.register
-    # It goes on with the versions it was given, whatever their names stand for by now.
-    given = ((name, register.resolve(name, attempt.grant_ms)) for name in use.data_sets)
-    pinned = tuple(name if each is None else each.reference for name, each in given)
+    # It goes on with the versions it was given, whatever their names stand for by now; what was registered later was not given.
+    given = (register.resolve(name, attempt.grant_ms) for name in use.data_sets)
+    pinned = tuple(each.reference for each in given if each is not None)
     decision = register.decide(use._replace(data_sets=pinned), place)
     if not any(_stops(state, reason) for reason in decision.reasons):
         return

@@ -14,13 +14,14 @@ from scheduler.planning.types import PoolKey
 from scheduler.service.state import State
 
 
-def check_granted(state: State, spec: JobSpec, field: str) -> None:
-    """Refuse a job that names data it may not use.
+def check_granted(state: State, spec: JobSpec, field: str, granted: set[tuple[object, ...]]) -> None:
+    """Refuse a job that names data it may not use. ``granted``: what the same call has been granted; added to.
 
     ``InvalidArgument`` (DATA_SET_NOT_FOUND) for what there is not, or what its institution may not know of;
     ``FailedPrecondition`` (DATA_NOT_GRANTED) with everything else that stands against it.
     """
-    if not spec.data_sets:
+    asked = (spec.institution, spec.project, spec.purpose, spec.data_sets, spec.shape, spec.max_runtime_ms)
+    if not spec.data_sets or asked in granted:
         return
     for number, name in enumerate(spec.data_sets):
         if not is_known(state, spec.institution, name):
@@ -37,6 +38,7 @@ def check_granted(state: State, spec: JobSpec, field: str) -> None:
             field=f"{field}.data_sets",
             metadata={"reasons": ",".join(f"{each.data_set}:{each.code}" for each in decision.reasons)},
         )
+    granted.add(asked)
 
 
 def is_known(state: State, institution: str, name: str) -> bool:

@@ -59,11 +59,12 @@ def submit(state: State, policy: Policy, submission: Submission, ended: Mapping[
         state.feasible_under = policy
     room: dict[tuple[str, str], int] = {}
     places: dict[Wants, list[Place]] = {}
+    granted: set[tuple[object, ...]] = set()
     for index, spec in enumerate(specs):
         field = f"jobs[{index}]"
         _check_tenant(state, spec, field)
         _check_room(state, spec, field, room)
-        check_granted(state, spec, field)
+        check_granted(state, spec, field, granted)
         if (spec.shape, spec.preemptible) not in state.feasible:
             _check_shape(state, policy, spec, field)
             state.remember_feasible(spec.shape, spec.preemptible)

@@ -11,7 +11,7 @@ from protos.suanli.v1 import data_pb2
 from scheduler.domain.classification import Classification
 from scheduler.governance.data import Action, DataSet, Grant, GrantStatus, OnRevoke, Replica
 from scheduler.governance.lineage import Run, events_of
-from scheduler.service.contract import Access, Outputs
+from scheduler.service.data_contract import Access, Outputs
 from scheduler.wire import check
 from scheduler.wire.admin import MAX_TIME_MS, MAX_TITLE
 

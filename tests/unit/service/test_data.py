@@ -96,11 +96,17 @@ def test_a_grant_may_be_for_one_project_only(site: Site, stewards: Stewards) -> 
 
 
 def test_what_the_policy_alone_names_needs_no_grant_until_it_is_registered() -> None:
-    site = Site(policy=Policy(data_sets={"census": PolicyDataSet(1, ("east",), ("east", "west"))}))
+    site = Site(
+        policy=Policy(data_sets={"census": PolicyDataSet(1, ("east",), ("east", "west")), "census@1": PolicyDataSet(1)})
+    )
     stewards = Stewards(site)
     assert site.state(site.submit_one(**USE)) is JobState.STARTING
     stewards.put(listed=True, home_region="west")
+    # What runs was not given what is registered since.
+    assert stops(site.wait(1_000)) == []
     assert refusal(lambda: site.submit_one(**USE)).reason == "DATA_NOT_GRANTED"
+    # The policy's word on versions of a registered name is none.
+    assert refusal(lambda: site.submit_one(**USE | {"data_sets": ["census@1"]})).reason == "DATA_SET_NOT_FOUND"
     assert site.engine.state.policy.data_sets["census"].allowed_regions == ("west",)
     assert site.engine.state.base_policy.data_sets["census"].allowed_regions == ("east", "west")
 
