@@ -12,7 +12,15 @@ from urllib.parse import urlsplit
 ALGORITHMS = ("RS256", "PS256", "ES256", "EdDSA")
 """Signatures by a key of which the platform holds the public half only. "none" and the HMACs (HS…) are never among them."""
 ROLES: Mapping[str, int] = MappingProxyType(
-    {"researcher": 1, "institution-admin": 2, "finance": 3, "operator": 4, "project-lead": 7, "auditor": 8}
+    {
+        "researcher": 1,
+        "institution-admin": 2,
+        "finance": 3,
+        "operator": 4,
+        "steward": 6,
+        "project-lead": 7,
+        "auditor": 8,
+    }
 )
 """Names of roles in a token, and their values in ``suanli.v1.Role``."""
 MAX_SKEW_S = 60
@@ -66,7 +74,7 @@ class Issuer:
     institution_names: Mapping[str, str] = field(default_factory=dict)
     """What the issuer calls an institution: its id here."""
     role_names: Mapping[str, str] = field(default_factory=dict)
-    """What the issuer calls a role: researcher, project-lead, institution-admin, finance, operator or auditor. Names that are no role are passed over."""
+    """What the issuer calls a role: researcher, project-lead, institution-admin, finance, operator, steward or auditor. Names that are no role are passed over."""
     user_prefix: str = ""
     """Put before the claim to make the user's id, as in ``tongji-``: ids of different issuers stay apart."""
     claims: Claims = field(default_factory=Claims)

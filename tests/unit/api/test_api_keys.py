@@ -13,6 +13,7 @@ from protos.suanli.v1 import admin_pb2, common_pb2, jobs_pb2, prices_pb2
 from scheduler.api.limits import OF_ONE_PROJECT, READS, Credential, scope_within
 from scheduler.api.permissions import PERMISSIONS, PUBLIC, Role, scope_of
 from scheduler.domain.errors import PermissionDenied
+from scheduler.identity.issuers import ROLES
 from tests.support.api import Agent, Api, Client, info_of
 
 Code = grpc.StatusCode
@@ -37,6 +38,10 @@ def test_the_tables_of_limits_name_methods_that_are_there_and_reading_changes_no
     assert set(PERMISSIONS) >= READS | OF_ONE_PROJECT
     assert {method for method in READS if not method.rpartition("/")[2].startswith(VERBS)} == set()
     assert not READS & PUBLIC
+
+
+def test_a_token_may_name_each_role_of_a_person() -> None:
+    assert dict(ROLES) == {role.name.lower().replace("_", "-"): role for role in Role if role is not Role.AGENT}
 
 
 @pytest.mark.parametrize("role", list(PEOPLE))
