@@ -17,7 +17,7 @@ RUN cd / && python -m scheduler.planning.warming
 
 FROM python:${PYTHON}-slim
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends tini \
+    && apt-get install --yes --no-install-recommends bubblewrap libseccomp2 tini \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 10001 suanli \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/suanli --shell /usr/sbin/nologin suanli \

@@ -11,6 +11,8 @@ STAMP := .venv/.installed
 # Processes for the tests that may share a machine, and more arguments for every pytest run: make test ARGS="-k ledger".
 JOBS ?= 2
 ARGS ?=
+# Requests of each kind that `make fuzz` sends.
+FUZZ ?= 5000
 # Seeds that `make soak` runs the simulation with.
 SEEDS ?= 5000
 
@@ -21,7 +23,7 @@ PARALLEL_IGNORES := $(addprefix --ignore=,$(SERIAL_TESTS) $(SOAK_TESTS))
 # An empty selection (pytest's status 5) is a success only when ARGS narrowed it.
 NONE_SELECTED = $(if $(strip $(ARGS)),{ status=$$?; [ $$status -eq 5 ] || exit $$status; },exit $$?)
 
-.PHONY: help install demo test check format bench soak protos protos-baseline chart clean
+.PHONY: help install demo test check format bench soak fuzz protos protos-baseline chart sbom audit-deps clean
 
 help: ## List these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | \
@@ -74,6 +76,9 @@ ifneq ($(SOAK_TESTS),)
 	$(PYTHON_RUN) -m pytest -q --timeout=0 $(SOAK_TESTS) $(ARGS)
 endif
 
+fuzz: $(STAMP) ## Send senseless and damaged requests to every call (FUZZ=5000 of each)
+	SUANLI_HYPOTHESIS=soak SUANLI_FUZZ_EXAMPLES=$(FUZZ) $(PYTHON_RUN) -m pytest -q --timeout=0 -n $(JOBS) tests/property/test_fuzz_rpcs.py $(ARGS)
+
 protos: $(STAMP) ## Generate the Python stubs of protos/
 	$(PYTHON_RUN) -m tools.protos
 
@@ -84,6 +89,15 @@ protos-baseline: $(STAMP) ## Take the contract as it stands for the one that mus
 
 chart: $(STAMP) ## Lint and render the Helm chart and check what it renders
 	$(PYTHON_RUN) -m tools.chart
+
+sbom: $(STAMP) ## Write the bill of materials of the installed product, dist/suanli.cdx.json (CycloneDX)
+	$(PYTHON_RUN) -m tools.sbom
+
+# Asks PyPI, so it is no part of `make check`. A package that could not be looked up is a failure, too.
+audit-deps: $(STAMP) ## Look for known vulnerabilities in what the product needs (needs the network)
+	@mkdir -p build
+	$(PYTHON_RUN) -m tools.sbom --requirements > build/requirements.txt
+	$(BIN)/pip-audit --strict --disable-pip --no-deps --progress-spinner off -r build/requirements.txt
 
 clean: ## Delete .venv, fetched tools, caches and build output
 	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info demo-results

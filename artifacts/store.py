@@ -153,13 +153,14 @@ class ArtifactStore:
         left_out: list[str] = []
         size = skipped = 0
         for part in parts:
+            base = os.path.realpath(part.folder)
             for path, name, why in _walk(part):
                 problem = why
                 if problem is None and len(entries) >= max_files:
                     problem = f"there are more than {max_files} files"
                 elif problem is None:
                     try:
-                        entry = self._put_file(path, name, max_bytes - size)
+                        entry = self._put_file(path, name, max_bytes - size, base)
                     except _TooLargeError:
                         problem = f"all files together are larger than {max_bytes} bytes"
                     except _UnusableError as error:
@@ -191,7 +192,7 @@ class ArtifactStore:
                     raise ArtifactError(f"two of the folders hold a different file {entry.path[:200]!r}")
         return self.put_manifest(list(merged.values()))
 
-    def _put_file(self, path: str, name: str, room: int) -> Entry:
+    def _put_file(self, path: str, name: str, room: int, base: str | None = None) -> Entry:
         # O_NOFOLLOW and fstat: what was a plain file a moment ago may have been swapped for something else.
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -201,6 +202,9 @@ class ArtifactStore:
             status = os.fstat(source.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise _UnusableError("it is not a plain file")
+            # So may a folder above it, for a link that leads out: where it really was opened tells.
+            if base is not None and not _is_below(source.fileno(), base):
+                raise _UnusableError("it is not in this folder any more")
             digest, size = _copy(source, file, room)
             if not self._has(digest):
                 self._adopt(file, scratch, digest)
@@ -353,6 +357,15 @@ def is_safe_path(path: str) -> bool:
     if not path or len(path) > 4096 or path.startswith("/") or "\\" in path or "\0" in path:
         return False
     return all(part not in {"", ".", ".."} and len(os.fsencode(part)) <= 255 for part in path.split("/"))
+
+
+def _is_below(fd: int, base: str) -> bool:
+    """Whether a descriptor is of ``base`` or of something in it; True on systems that do not tell."""
+    try:
+        path = os.readlink(f"/proc/self/fd/{fd}")
+    except FileNotFoundError:
+        return True
+    return path == base or path.startswith(base + os.sep)
 
 
 def _walk(part: Part) -> Iterator[tuple[str, str, str | None]]:

@@ -7,14 +7,16 @@ import os
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from scheduler.api.blobs import MAX_BLOB_BYTES
-from scheduler.api.serving import ConfigurationError, Tls
+from scheduler.api.tls import ConfigurationError, Tls
+from scheduler.governance.limits import Limits
+from scheduler.identity.issuers import NO_OIDC, Oidc
 
 DATABASE_VARIABLE = "SUANLI_DATABASE_URL"
 MAX_CONFIG_BYTES = 256 * 1024
@@ -29,6 +31,8 @@ class Config:
     """Where the server keeps what it needs on disk."""
     listen: str = "127.0.0.1:50051"
     """HOST:PORT of gRPC; port 0 takes a free one. Other hosts than the loopback need ``tls``."""
+    agents_listen: str = ""
+    """HOST:PORT of a second gRPC address, for agents: callers must show a certificate of ``tls.agent_ca_cert``. Empty: none."""
     metrics_listen: str = "127.0.0.1:9464"
     """HOST:PORT of /metrics, /healthz and /readyz; empty: none."""
     database_url: str = ""
@@ -53,12 +57,26 @@ class Config:
     ready_file: Path | None = None
     """Written when this process serves: JSON with the bound addresses."""
     verify_ledger_hours: int = 24
-    """How often the leader verifies the whole ledger by itself, slowly, in hours; 0: never. The first time an hour after it began."""
+    """How often the leader verifies the whole ledger and the audit log by itself, slowly, in hours; 0: never. The first time within an
+    hour after it began."""
+    audit_key_file: Path | None = None
+    """The Ed25519 key that signs heads of the audit log, in PEM form, and after it the public keys of earlier ones that still count.
+    None: ``audit-key.pem`` in ``state_dir``, made when it is missing. Processes that share a database need the same key."""
+    limits: Limits = field(default_factory=Limits)
+    """The keys below: how much of the server one caller may take up."""
+    oidc: Oidc = NO_OIDC
+    """Whose tokens are taken beside API keys: the keys below; none: nobody's."""
     log_level: str = "info"
     """debug, info, warning or error."""
 
     def __post_init__(self) -> None:
         split_address(self.listen, "listen")
+        if self.agents_listen:
+            split_address(self.agents_listen, "agents_listen")
+            if self.tls is None or self.tls.agent_ca_cert is None:
+                raise ConfigurationError(
+                    "agents_listen: give tls.agent_ca_cert, which signs the certificates of agents."
+                )
         if self.metrics_listen:
             split_address(self.metrics_listen, "metrics_listen")
         _bounded("heartbeat_interval_ms", self.heartbeat_interval_ms, 100, 60_000)
@@ -131,7 +149,10 @@ def _read(kind: Any, document: object, prefix: str, folder: Path) -> Any:
     ]
     if required:
         raise ConfigurationError(f"{prefix}{required[0]}: it is missing, and there is no default for it.")
-    return kind(**values)
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ConfigurationError(f"{prefix}{error}") from error
 
 
 def _value(kind: Any, value: object, name: str, folder: Path) -> Any:
@@ -139,18 +160,34 @@ def _value(kind: Any, value: object, name: str, folder: Path) -> Any:
         if value is None:
             return None
         kind = next(option for option in typing.get_args(kind) if option is not type(None))
-    if kind is Tls:
-        return _read(Tls, value, f"{name}.", folder)
+    if is_dataclass(kind):
+        return _read(kind, value, f"{name}.", folder)
+    if typing.get_origin(kind) in (tuple, Mapping):
+        return _several(kind, value, name, folder)
     if kind is Path:
         if not isinstance(value, str) or not value:
             raise ConfigurationError(f"{name}: give a path.")
         return folder / Path(value).expanduser()
     if kind is str and isinstance(value, str):
         return value
+    if kind is bool and isinstance(value, bool):
+        return value
     if kind is int and isinstance(value, int) and not isinstance(value, bool):
         return value
-    wanted = "a whole number" if kind is int else "a text"
+    wanted = {int: "a whole number", bool: "true or false"}.get(kind, "a text")
     raise ConfigurationError(f"{name}: {value!r} is not {wanted}.")
+
+
+def _several(kind: Any, value: object, name: str, folder: Path) -> Any:
+    """A list, or a table of texts."""
+    if typing.get_origin(kind) is Mapping:
+        if not isinstance(value, Mapping):
+            raise ConfigurationError(f"{name}: give keys and values, each a text.")
+        return {_value(str, key, name, folder): _value(str, one, f"{name}.{key}", folder) for key, one in value.items()}
+    if not isinstance(value, list):
+        raise ConfigurationError(f"{name}: {value!r} is not a list; write [a, b].")
+    one = typing.get_args(kind)[0]
+    return tuple(_value(one, item, f"{name}[{index}]", folder) for index, item in enumerate(value))
 
 
 def _bounded(name: str, value: int, low: int, high: int) -> None:

@@ -25,8 +25,10 @@ from scheduler.api.blobs import Artifacts
 from scheduler.api.http import HttpServer
 from scheduler.api.metrics import Metrics
 from scheduler.api.permissions import Role
-from scheduler.api.serving import ApiServer, ConfigurationError
+from scheduler.api.serving import ApiServer
+from scheduler.api.tls import ConfigurationError
 from scheduler.artifact_store import PlatformArtifacts
+from scheduler.audit_key import load_audit_key
 from scheduler.catalog.catalogue import Catalogue, load_catalogue
 from scheduler.catalog.manifest import CatalogueError
 from scheduler.config import Config, load_config, split_address
@@ -107,7 +109,7 @@ async def serve(config: Config) -> int:
                     # What was rebuilt stays for long: the collector of cycles need not walk millions of jobs again and again.
                     gc.collect()
                     gc.freeze()
-                    await _lead(config, control_plane, api, {"listen": addresses, "metrics_listen": metrics_address})
+                    await _lead(config, control_plane, api, addresses | {"metrics_listen": metrics_address})
                     await _first(stopped, control_plane.failure)
             finally:
                 leading.cancel()
@@ -135,14 +137,18 @@ async def _parts(config: Config) -> AsyncIterator[tuple[ControlPlane, ApiServer,
     catalogue: Catalogue = await asyncio.to_thread(load_catalogue, config.algorithms_dir, artifact_store)
     codec = SpecCodec(catalogue)
     metrics = Metrics()
+    key_file = config.audit_key_file or config.state_dir / "audit-key.pem"
+    audit_key = load_audit_key(key_file, create=config.audit_key_file is None)
     store = SqlStore(config.database)
     artifacts = Artifacts(artifact_store, uploads)
     settings = Settings(
         heartbeat_interval_ms=config.heartbeat_interval_ms,
         lease_ttl_ms=config.lease_ttl_ms,
         verify_ledger_every_ms=config.verify_ledger_hours * HOUR_MS,
+        max_project_jobs=config.limits.pending_jobs_per_project,
     )
-    control_plane = ControlPlane(store, WallClock(), RandomIds(), codec, PRESETS[DEFAULT_PRESET], settings, metrics)
+    policy = PRESETS[DEFAULT_PRESET]
+    control_plane = ControlPlane(store, WallClock(), RandomIds(), codec, policy, settings, metrics, audit_key)
     api = ApiServer(
         control_plane,
         codec,
@@ -151,6 +157,9 @@ async def _parts(config: Config) -> AsyncIterator[tuple[ControlPlane, ApiServer,
         metrics,
         artifacts_url=config.artifacts,
         max_blob_bytes=config.max_blob_bytes,
+        oidc=config.oidc,
+        tls=config.tls,
+        limits=config.limits,
     )
     try:
         yield control_plane, api, metrics
@@ -160,13 +169,20 @@ async def _parts(config: Config) -> AsyncIterator[tuple[ControlPlane, ApiServer,
         await asyncio.to_thread(store.close)
 
 
-async def _listen(config: Config, api: ApiServer) -> str:
+async def _listen(config: Config, api: ApiServer) -> dict[str, str]:
+    """Bind what is configured; gives the addresses by their setting."""
     host, port = split_address(config.listen, "listen")
-    bound = api.listen(host, port, config.tls)
+    addresses = {"listen": _joined(host, api.listen(host, port))}
+    if config.agents_listen:
+        host, port = split_address(config.agents_listen, "agents_listen")
+        addresses["agents_listen"] = _joined(host, api.listen_for_agents(host, port))
     await api.start()
-    address = f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}"
-    log.info("listening on %s", address)
-    return address
+    log.info("listening on %s", " and ".join(addresses.values()))
+    return addresses
+
+
+def _joined(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 @contextlib.asynccontextmanager
@@ -194,7 +210,7 @@ async def _http(config: Config, control_plane: ControlPlane, metrics: Metrics) -
             f"metrics_listen: {config.metrics_listen} cannot be bound: {error.strerror}"
         ) from error
     try:
-        yield f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}"
+        yield _joined(host, bound)
     finally:
         await server.stop()
 

@@ -13,9 +13,17 @@ from typing import Any, Final, Protocol, TypeVar
 import grpc
 import grpc.aio
 
-from protos.suanli.v1 import admin_pb2_grpc, jobs_pb2_grpc, regions_pb2_grpc, usage_pb2_grpc
-from suanli.errors import ConfigurationError, SuanliError, Unavailable, from_rpc
-from suanli.settings import Settings
+from protos.suanli.v1 import (
+    admin_pb2_grpc,
+    audit_pb2_grpc,
+    data_pb2_grpc,
+    jobs_pb2_grpc,
+    regions_pb2_grpc,
+    usage_pb2_grpc,
+)
+from suanli.errors import ConfigurationError, SuanliError, Unauthenticated, Unavailable, from_rpc
+from suanli.settings import Settings, logins_file
+from suanli.sign_in.bearer import Bearer
 
 __all__ = ["Backoff", "Connection", "Settings", "connect"]
 
@@ -78,7 +86,7 @@ class Backoff:
 
 
 class Connection:
-    """The stubs ``jobs``, ``admin``, ``usage`` and ``regions`` on one channel.
+    """The stubs ``jobs``, ``admin``, ``usage``, ``audit`` and ``regions`` on one channel.
 
     Every call carries the key. Every failure, of a stub's method as of ``call``, is a ``SuanliError``; ``call`` also
     tries again. Made by ``connect`` inside a running event loop, and used within that loop only.
@@ -87,10 +95,13 @@ class Connection:
     def __init__(self, settings: Settings, patience_s: float = PATIENCE_S) -> None:
         self.settings = settings
         self.patience_s = patience_s
-        self.channel = _channel(settings)
+        self._bearer = Bearer(settings.api_key, settings.login, logins_file())
+        self.channel = _channel(settings, self._bearer)
         self.jobs = jobs_pb2_grpc.JobServiceStub(self.channel)
         self.admin = admin_pb2_grpc.AdminServiceStub(self.channel)
         self.usage = usage_pb2_grpc.UsageServiceStub(self.channel)
+        self.audit = audit_pb2_grpc.AuditServiceStub(self.channel)
+        self.data = data_pb2_grpc.DataServiceStub(self.channel)
         self.regions = regions_pb2_grpc.RegionServiceStub(self.channel)
 
     async def __aenter__(self) -> Connection:
@@ -151,14 +162,22 @@ class Connection:
         """
         backoff = Backoff()
         left_s = self.patience_s
+        renew = False
         while True:
             try:
                 async with aclosing(self.stream(method, ask())) as responses:
                     async for response in responses:
                         left_s = float("inf")
+                        renew = self._bearer.renews
                         backoff.reset()
                         yield response
                 return
+            except Unauthenticated as error:
+                # A token ended while the stream was open: another try takes the next one, once for each that was good.
+                if not renew or error.reason != "TOKEN_EXPIRED":
+                    raise
+                renew = False
+                pause_s = backoff.pause_s()
             except Unavailable:
                 pause_s = backoff.pause_s()
                 left_s -= pause_s
@@ -175,8 +194,8 @@ def connect(settings: Settings, patience_s: float = PATIENCE_S) -> Connection:
     return Connection(settings, patience_s)
 
 
-def _channel(settings: Settings) -> grpc.aio.Channel:
-    interceptors = [kind(settings) for kind in (_UnaryUnary, _UnaryStream, _StreamUnary)]
+def _channel(settings: Settings, bearer: Bearer) -> grpc.aio.Channel:
+    interceptors = [kind(settings, bearer) for kind in (_UnaryUnary, _UnaryStream, _StreamUnary)]
     if settings.loopback and not settings.ca:
         # A proxy of the environment is never the way to this machine itself.
         options = (*_OPTIONS, ("grpc.enable_http_proxy", 0))
@@ -194,17 +213,16 @@ def _channel(settings: Settings) -> grpc.aio.Channel:
 class _Keyed:
     """Adds the key to calls, and makes our errors of failures."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, bearer: Bearer) -> None:
         self._address = settings.address
-        self._bearer = f"Bearer {settings.api_key}" if settings.api_key else ""
-        if not self._bearer.isprintable() or not self._bearer.isascii():
-            raise ConfigurationError("The API key holds characters that no key has.", reason="BAD_KEY", field="api_key")
+        self._bearer = bearer
 
-    def _with_key(self, details: Any) -> Any:
-        if not self._bearer:
+    async def _with_key(self, details: Any) -> Any:
+        shown = await self._bearer.value()
+        if not shown:
             return details
         metadata = grpc.aio.Metadata(*(details.metadata or ()))
-        metadata.add("authorization", self._bearer)
+        metadata.add("authorization", f"Bearer {shown}")
         return details._replace(metadata=metadata)
 
     def _failure(self, error: grpc.aio.AioRpcError) -> SuanliError:
@@ -213,7 +231,7 @@ class _Keyed:
 
 class _UnaryUnary(_Keyed, grpc.aio.UnaryUnaryClientInterceptor):
     async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        call = await continuation(self._with_key(client_call_details), request)
+        call = await continuation(await self._with_key(client_call_details), request)
         try:
             return await call
         except grpc.aio.AioRpcError as error:
@@ -222,7 +240,7 @@ class _UnaryUnary(_Keyed, grpc.aio.UnaryUnaryClientInterceptor):
 
 class _UnaryStream(_Keyed, grpc.aio.UnaryStreamClientInterceptor):
     async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        return self._responses(await continuation(self._with_key(client_call_details), request))
+        return self._responses(await continuation(await self._with_key(client_call_details), request))
 
     async def _responses(self, call: Any) -> AsyncIterator[Any]:
         try:
@@ -234,7 +252,7 @@ class _UnaryStream(_Keyed, grpc.aio.UnaryStreamClientInterceptor):
 
 class _StreamUnary(_Keyed, grpc.aio.StreamUnaryClientInterceptor):
     async def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
-        call = await continuation(self._with_key(client_call_details), request_iterator)
+        call = await continuation(await self._with_key(client_call_details), request_iterator)
         try:
             # gRPC wants the call back, not its answer, when requests are a stream.
             await call

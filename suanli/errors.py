@@ -262,6 +262,8 @@ def _cause(details: str) -> str:
         return "its certificate is not one to trust; give the certificates of your authority with ca (SUANLI_CA)."
     if "wrong_version_number" in lower or "ssl_error" in lower or "handshake" in lower:
         return "the TLS handshake failed; is the address right, and is the server behind it using TLS?"
+    if "socket closed" in lower or "connection reset" in lower:
+        return "it hangs up at once; if it speaks TLS, give the certificates of its authority with ca (SUANLI_CA)."
     if "name resolution" in lower or "dns" in lower or "domain name not found" in lower:
         return "its name is not known; is it written right?"
     return f"{details[-300:]}."

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from suanli.errors import ConfigurationError
+from suanli.sign_in.logins import Login, find_login
 
 ADDRESS_VARIABLE: Final = "SUANLI_ADDRESS"
 KEY_VARIABLE: Final = "SUANLI_API_KEY"
@@ -39,7 +40,8 @@ class Settings:
 
     ``ca`` is a PEM file; empty: plaintext to this machine itself, and the system's authorities for all others.
     ``origin`` says for people where the address was found. ``institution`` is for jobs that name none: the admin's
-    key of ``suanli up`` belongs to no institution, which a job must.
+    key of ``suanli up`` belongs to no institution, which a job must. ``login`` has tokens of ``suanli login``, where there is no
+    ``api_key``.
     """
 
     address: str
@@ -48,6 +50,7 @@ class Settings:
     state_dir: Path = Path()
     origin: str = "argument"
     institution: str = ""
+    login: Login | None = field(default=None, repr=False)
 
     @classmethod
     def resolve(
@@ -62,7 +65,8 @@ class Settings:
 
         An argument goes before the environment (SUANLI_ADDRESS, SUANLI_API_KEY, SUANLI_CA), then come the profile file
         (``config.toml``, table SUANLI_PROFILE or "default") and what ``suanli up`` runs in the state folder; a state
-        folder that is named goes before the profile file. A key found in a file is only used for that file's address.
+        folder that is named goes before the profile file, and the newest ``suanli login`` comes last. A key found in a file is only
+        used for that file's address. What ``suanli login`` got for the address goes before a key in a file that was not named.
         """
         environment = os.environ
         named = state_dir or environment.get(STATE_DIR_VARIABLE)
@@ -72,14 +76,20 @@ class Settings:
         ca_file = str(ca or environment.get(CA_VARIABLE) or "")
         origin = "argument or environment"
         institution = ""
+        wanted = profile or environment.get(PROFILE_VARIABLE)
+        in_login = not api_key
         if not (address and api_key and ca_file):
-            wanted = profile or environment.get(PROFILE_VARIABLE)
             found = _sources(folder, wanted, local_first=bool(named) and not wanted, strict=not address)
             chosen = next((one for one in found if one.address and address in ("", one.address)), None)
             if chosen is not None:
                 origin = origin if address else chosen.name
                 institution = "" if api_key else chosen.institution
                 address, api_key, ca_file = chosen.address, api_key or chosen.api_key, ca_file or chosen.ca
+                in_login = in_login and not (api_key and (wanted or named))
+        login = find_login(logins_file(), address) if in_login else None
+        if login is not None:
+            origin = origin if address else "suanli login"
+            address, api_key, ca_file, institution = login.address, login.api_key, ca_file or login.ca, ""
         if not address:
             raise ConfigurationError(
                 "No control plane is known: give an address (SUANLI_ADDRESS), write one to "
@@ -88,7 +98,9 @@ class Settings:
                 field="address",
             )
         _split(address)
-        return cls(address, api_key, ca_file, folder, origin, institution)
+        return cls(
+            address, api_key, ca_file, folder, origin, institution, login if login and login.access_token else None
+        )
 
     @property
     def loopback(self) -> bool:
@@ -104,6 +116,11 @@ def profile_file(environment: Mapping[str, str] = os.environ) -> Path:
     """The file with the profiles."""
     home = environment.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     return Path(home) / "suanli" / "config.toml"
+
+
+def logins_file(environment: Mapping[str, str] = os.environ) -> Path:
+    """The file with what ``suanli login`` got."""
+    return profile_file(environment).with_name("logins.json")
 
 
 def _split(address: str) -> tuple[str, int]:

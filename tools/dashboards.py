@@ -174,6 +174,7 @@ def operator() -> Dashboard:
 def _health() -> list[Panel]:
     down = "sum(suanli_region_up == bool 0) or vector(0)"
     firing = 'count(ALERTS{alertname=~"Suanli.*", alertstate="firing"}) or vector(0)'
+    expiry = "min by (certificate) (suanli_tls_certificate_expiry_timestamp_seconds)"
     failed = f"sum(rate(suanli_rpc_seconds_count{{{_FAULTS}}}[$__range])) or vector(0)"
     return [
         number(
@@ -198,13 +199,25 @@ def _health() -> list[Panel]:
             ceiling(1e-9, 1e-9),
         ),
         curve(
-            "Regions", "1: the agent is connected.", [(f"suanli_region_up{{{_PLACE_REGION}}}", "{{region}}")], "short"
+            "Regions",
+            "1: the agent is connected.",
+            [(f"suanli_region_up{{{_PLACE_REGION}}}", "{{region}}")],
+            "short",
+            8,
         ),
         curve(
             "Leadership",
             "The epoch, by process; a step is a new leadership.",
             [("suanli_leader_epoch", "{{instance}}")],
             "short",
+            8,
+        ),
+        curve(
+            "Certificates",
+            "Until each runs out.",
+            [(f"{expiry} - time()", "{{certificate}}")],
+            "s",
+            8,
         ),
     ]
 
@@ -230,15 +243,32 @@ def _speed() -> list[Panel]:
             "short",
             8,
         ),
-        curve("Open streams", "By method.", [("sum by (method) (suanli_rpc_open_streams)", "{{method}}")], "short"),
+        curve(
+            "Calls refused by a limit",
+            "By method and limit.",
+            [("sum by (method, limit) (rate(suanli_rpc_limited_total[$__rate_interval]))", "{{method}} {{limit}}")],
+            "reqps",
+            8,
+        ),
+        curve("Open streams", "By method.", [("sum by (method) (suanli_rpc_open_streams)", "{{method}}")], "short", 8),
         curve(
             "Records",
-            "New events and ledger records, a second.",
+            "New events, ledger records and audit records, a second.",
             [
                 ("max(deriv(suanli_event_last_sequence[$__rate_interval]))", "events"),
                 ("max(deriv(suanli_ledger_last_sequence[$__rate_interval]))", "ledger"),
+                ("max(deriv(suanli_audit_last_sequence[$__rate_interval]))", "audit"),
             ],
             "short",
+            8,
+        ),
+        number(
+            "Audit log",
+            "1: the last verification found every record in its place and every signed head right.",
+            ("min(suanli_audit_chain_ok)", ""),
+            "short",
+            floor(1, 1),
+            width=6,
         ),
     ]
 

@@ -19,16 +19,29 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+import scheduler.api.tls
 import scheduler.config
+import scheduler.identity.issuers
 import workers.config
 from scheduler.api import errors as wire_errors
 from scheduler.api.metrics import Metrics, gauge_families
-from scheduler.api.permissions import PERMISSIONS, PLATFORM_FINANCE, PUBLIC, Role, Scope
-from scheduler.api.serving import Tls
+from scheduler.api.permissions import (
+    PERMISSIONS,
+    PLATFORM_AUDIT,
+    PLATFORM_FINANCE,
+    PLATFORM_STEWARD,
+    PUBLIC,
+    Role,
+    Scope,
+)
+from scheduler.api.tls import Tls
 from scheduler.api.usage_metrics import budget_families, usage_families
 from scheduler.config import Config
+from scheduler.governance import limits
+from scheduler.identity.issuers import Claims, Issuer
 from scheduler.metering import names
 from scheduler.metering.prices import PriceBook, PriceList
+from scheduler.service.audit_trail import AuditVerified
 from scheduler.service.contract import Gauges, Metered, Verified
 from tools import reference_protocol
 from tools.markdown import NOTE, cell, table
@@ -50,7 +63,21 @@ sentence that names the key.
 _TLS_HEAD = """
 ### tls
 
-Needed for any `listen` but the loopback. PEM files; a renewed certificate is read at the next start.
+Needed for any `listen` but the loopback. See [TLS](../howto/tls.md).
+
+"""
+_LIMITS_HEAD = """
+### limits
+
+What one caller, and all callers of one institution, may take up of the server; 0 anywhere is no limit. Whoever meets one gets
+`RESOURCE_EXHAUSTED` with the reason `RATE_LIMITED` and, where it helps to wait, a `google.rpc.RetryInfo` that says how long; the metric
+`suanli_rpc_limited_total` counts it. Agents are not limited, and users of no institution only each by themselves.
+
+"""
+_OIDC_HEAD = """
+### oidc
+
+`oidc.issuers` is a list; each issuer has these keys. See [identity](../howto/identity.md).
 
 """
 _AGENT_HEAD = """
@@ -67,19 +94,48 @@ def configuration() -> str:
     """The keys of both configuration files."""
     comments = attribute_comments(Path(scheduler.config.__file__), "Config")
     rows = [setting_row(field, comments.get(field.name, "")) for field in dataclasses.fields(Config)]
-    tls = [(f"`tls.{field.name}`", "required" if required(field) else "none") for field in dataclasses.fields(Tls)]
+    tls_comments = attribute_comments(Path(scheduler.api.tls.__file__), "Tls")
+    tls = [tls_row(field, tls_comments[field.name]) for field in dataclasses.fields(Tls)]
+    meanings = attribute_comments(Path(limits.__file__), "Limits")
+    most = [
+        (f"`limits.{field.name}`", f"`{field.default:,}`", cell(meanings[field.name]))
+        for field in dataclasses.fields(limits.Limits)
+    ]
     agent = [(f"`{key}`", cell(text)) for key, text in docstring_table(workers.config.__doc__ or "")]
     return "".join(
         [
             f"# Configuration\n\n{NOTE}{_CONFIGURATION}\n",
             table(("key", "default", "meaning"), rows),
             _TLS_HEAD,
-            table(("key", "default"), tls),
+            table(("key", "default", "meaning"), tls),
             f"\n{cell(Tls.__doc__ or '')}\n",
+            _LIMITS_HEAD,
+            table(("key", "default", "meaning"), most),
+            _OIDC_HEAD,
+            table(("key", "default", "meaning"), issuer_rows()),
             _AGENT_HEAD,
             table(("key", "meaning and default"), agent),
         ]
     )
+
+
+def issuer_rows() -> list[tuple[str, str, str]]:
+    """The rows of an issuer's settings, those of its claims among them."""
+    source = Path(scheduler.identity.issuers.__file__)
+    rows = []
+    for kind, prefix in ((Issuer, ""), (Claims, "claims.")):
+        comments = attribute_comments(source, kind.__name__)
+        for field in dataclasses.fields(kind):
+            if field.type != "Claims":
+                name, default, text = setting_row(field, comments.get(field.name, ""))
+                rows.append((f"`{prefix}{name.strip('`')}`", default, text))
+    return rows
+
+
+def tls_row(field: dataclasses.Field[typing.Any], comment: str) -> tuple[str, str, str]:
+    """The row of one of the settings below ``tls``."""
+    key, default, meaning = setting_row(field, comment)
+    return f"`tls.{key.strip('`')}`", default, meaning
 
 
 def required(field: dataclasses.Field[typing.Any]) -> bool:
@@ -92,10 +148,18 @@ def setting_row(field: dataclasses.Field[typing.Any], comment: str) -> tuple[str
     value = field.default
     if required(field):
         default = "required"
+    elif value is dataclasses.MISSING:
+        default = "those below"
     elif isinstance(value, Path):
         default = "the shipped ones"
-    elif value is None or value == "":
+    elif isinstance(value, bool):
+        default = str(value).lower()
+    elif isinstance(value, tuple) and value:
+        default = "`[" + ", ".join(value) + "]`"
+    elif not isinstance(value, int | str) or value == "":
         default = "none"
+    elif isinstance(value, bool):
+        default = f"`{str(value).lower()}`"
     else:
         default = f"`{value:_}`".replace("_", ",") if isinstance(value, int) else f"`{value}`"
     return f"`{field.name}`", default, cell(comment)
@@ -146,7 +210,7 @@ def metrics() -> str:
     # A family without samples does not tell its labels in public.
     made = {collector._name: collector for collector in registry._collector_to_names if hasattr(collector, "_name")}
     families = {family.name: family for family in registry.collect()}
-    nothing = Gauges({}, [], [], [], 0, 0, 0)
+    nothing = Gauges({}, [], [], [], 0, 0, 0, audit_verified=AuditVerified(0, 0))
     prices = PriceBook([PriceList(1, "", "CNY", 2, 0)])
     metered = Metered([], 0, [], prices, Verified(0, 0, 0))
     shown = [*usage_families(metered, nothing, []), *budget_families([]), *gauge_families(nothing)]
@@ -174,6 +238,7 @@ A key belongs to a user, and its role and institution are the user's. Each call 
 | scope | on whose things |
 | --- | --- |
 | own | the caller's own |
+| project | the caller's own, and those of the projects the caller leads |
 | institution | those of the caller's institution; a caller of no institution may not |
 | any | everybody's |
 | – | the call is refused with `ROLE_NOT_ALLOWED` |
@@ -198,6 +263,8 @@ def permissions() -> str:
         parts.append(f"\n## {service.rpartition('.')[2]}\n\n{table(heads, rows)}")
     parts.append(
         "\n¹ A finance officer of no institution is the platform's: for any institution here, prices included.\n"
+        "² An auditor of no institution is the platform's: whatever an institution's reads, of everyone, and this.\n\n"
+        "³ A steward of no institution is the platform's: for any institution here.\n"
     )
     return "".join(parts)
 
@@ -205,6 +272,10 @@ def permissions() -> str:
 def scope_word(method: str, role: Role, scope: Scope | None) -> str:
     """How a scope is written in the table."""
     word = "–" if scope is None else scope.name.lower()
+    if role is Role.AUDITOR and method in PLATFORM_AUDIT:
+        return f"{word}²"
+    if role is Role.STEWARD and method in PLATFORM_STEWARD:
+        return f"{word}³"
     return f"{word}¹" if role is Role.FINANCE and method in PLATFORM_FINANCE else word
 
 

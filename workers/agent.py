@@ -24,6 +24,7 @@ from importlib import metadata
 from pathlib import Path
 
 from protos.suanli.v1 import regions_pb2 as pb
+from workers.agent_isolation import NodeIsolation
 from workers.agent_link import ControlLink, SetupError, write_ready_file
 from workers.agent_logs import LogTails
 from workers.agent_nodes import NodeGateway, NodeLines
@@ -82,6 +83,7 @@ class Agent:
         self._room = asyncio.Event()
         self._room.set()
         self._link = ControlLink(config, self)
+        self._isolation = NodeIsolation(config.isolations, config.pools)
         self._lines: NodeLines | None = None
         self._gateway: NodeGateway | None = None
         self._artifacts_url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -226,20 +228,42 @@ class Agent:
         """Find the nodes, then bring their events."""
         url = await self._find_artifacts()
         gateway = self._gateway = await self._open_gateway(self._config, url)
-        lines = self._lines = NodeLines(gateway, self.feed, url)
+        lines = self._lines = NodeLines(gateway, self.feed, url, self._isolation)
         try:
             while True:
                 event = await gateway.next_event()
                 if isinstance(event, ex.NodesFound):
+                    if self._isolation.refusal:
+                        raise SetupError(self._isolation.refusal)
                     self._settled = True
                     self.feed(NodesSettled())
                     continue
-                self._note(event)
-                self.feed(event)
+                admitted = await self._admitted(gateway, event)
+                if admitted is None:
+                    continue
+                self._note(admitted)
+                self.feed(admitted)
                 await self.room()
         finally:
             await lines.close()
             await gateway.close()
+
+    async def _admitted(
+        self, gateway: NodeGateway, event: ex.NodeUp | ex.NodeDown | ex.NodeEvents | ex.NodeUsed
+    ) -> ex.NodeUp | ex.NodeDown | ex.NodeEvents | ex.NodeUsed | None:
+        """The event, unless it is of a node that is refused. What an earlier configuration left running there is ended."""
+        if isinstance(event, ex.NodeUp):
+            admitted = self._isolation.admit(event)
+            if admitted is None:
+                for name in {(one.job_id, one.attempt) for one in event.attempts if one.exited is None}:
+                    await gateway.stop(event.node_id, *name, 0, "its node is refused")
+            return admitted
+        refused = self._isolation.is_refused(event.node_id)
+        if refused and isinstance(event, ex.NodeEvents) and event.cursor is not None:
+            gateway.acknowledge(event.node_id, event.cursor)
+        if isinstance(event, ex.NodeDown):
+            self._isolation.forget(event.node_id)
+        return None if refused else event
 
     def _note(self, event: ex.NodeUp | ex.NodeDown | ex.NodeEvents | ex.NodeUsed) -> None:
         match event:
@@ -268,7 +292,15 @@ async def open_ray(config: AgentConfig, artifacts_url: str) -> NodeGateway:
     from workers.executor.config import ExecutorConfig
     from workers.ray_gateway import GatewayConfig, RayGateway
 
-    executor = ExecutorConfig(root=config.node_dir, artifact_url=artifacts_url)
+    executor = ExecutorConfig(
+        root=config.node_dir,
+        artifact_url=artifacts_url,
+        masked=tuple(
+            str(path)
+            for path in (config.state_dir, config.credential_file, config.token_file, config.tls_key)
+            if path is not None
+        ),
+    )
     gateway = RayGateway(GatewayConfig(address=config.ray_address, executor=executor))
     try:
         await gateway.start()

@@ -17,6 +17,7 @@ import grpc.aio
 from protos.suanli.v1 import regions_pb2 as pb
 from protos.suanli.v1.regions_pb2_grpc import RegionServiceStub
 from workers.agent_logs import LogTails
+from workers.certificate import Certificate, CertificateError, write_private
 from workers.config import AgentConfig
 from workers.core_types import FromControl, Input, LinkDown, LinkUp
 
@@ -25,6 +26,8 @@ log = logging.getLogger("workers.agent")
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 5.0
 CALL_TIMEOUT_S = 20.0
+RENEW_EVERY_S = 60.0
+"""How often the agent looks whether its certificate is to be renewed."""
 MAX_OUTGOING = 20_000
 """Messages that wait for the network; a control plane that takes none for so long is hung up on."""
 MAX_LOGS_WAITING = 8
@@ -95,19 +98,63 @@ class Credential:
 
     def write(self, key: str) -> None:
         """Keep a new key, whole or not at all."""
-        path = self._config.credential_file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(path.name + ".new")
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(key + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
+        write_private(self._config.credential_file, f"{key}\n".encode())
+
+
+class Channels:
+    """The ways to the control plane, opened when they are needed, and anew when a certificate file has changed."""
+
+    def __init__(self, config: AgentConfig, certificate: Certificate) -> None:
+        self._config = config
+        self._certificate = certificate
+        self._open: dict[str, tuple[tuple[bytes | None, bytes, bytes], grpc.aio.Channel]] = {}
+
+    def lacks_certificate(self) -> bool:
+        """Whether the agent needs a certificate and has none."""
+        return bool(self._config.agents_address) and self._certificate.read() is None
+
+    async def anybody(self) -> Any:
+        """The stub on the address that asks for no certificate."""
+        return await self._stub(self._config.control_plane, b"", b"")
+
+    async def agents(self) -> Any:
+        """The stub with the agent's certificate, where there is an address for it. CertificateError without one."""
+        if not self._config.agents_address:
+            return await self.anybody()
+        identity = self._certificate.read()
+        if identity is None:
+            raise CertificateError("the agent has no certificate yet")
+        return await self._stub(self._config.agents_address, identity.key, identity.chain)
+
+    async def close(self) -> None:
+        """Hang up everywhere."""
+        for _, channel in self._open.values():
+            await channel.close()
+        self._open.clear()
+
+    async def _stub(self, address: str, key: bytes, chain: bytes) -> Any:
+        files = (self._authorities(), key, chain)
+        known = self._open.get(address)
+        if known is not None and known[0] == files:
+            return RegionServiceStub(known[1])
+        channel = self._dial(address, *files)
+        self._open[address] = (files, channel)
+        if known is not None:
+            await known[1].close()
+        return RegionServiceStub(channel)
+
+    def _authorities(self) -> bytes | None:
+        path = self._config.tls_ca
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            return path.read_bytes() if path is not None else None
+        except OSError as error:
+            raise SetupError(f"cannot read tls_ca {path}: {error.strerror}") from error
+
+    def _dial(self, address: str, authorities: bytes | None, key: bytes, chain: bytes) -> grpc.aio.Channel:
+        if authorities is None and self._config.loopback and not key:
+            return grpc.aio.insecure_channel(address, options=OPTIONS)
+        credentials = grpc.ssl_channel_credentials(authorities, key or None, chain or None)
+        return grpc.aio.secure_channel(address, credentials, options=OPTIONS)
 
 
 class ControlLink:
@@ -117,6 +164,8 @@ class ControlLink:
         self._config = config
         self._user = user
         self._credential = Credential(config)
+        self._certificate = Certificate(config)
+        self._channels = Channels(config, self._certificate)
         self._random = random.Random()  # noqa: S311 - jitter, nothing secret
         self._failures = 0
         self._outgoing: asyncio.Queue[pb.ConnectRequest] | None = None
@@ -140,51 +189,74 @@ class ControlLink:
 
     async def run(self) -> None:
         """Dial for ever. ``SetupError`` when there is no key to be had."""
-        channel = self._channel()
+        renewing = asyncio.create_task(self._renew())
         try:
-            stub: Any = RegionServiceStub(channel)
             while True:
                 try:
-                    key = self._credential.read() or await self._enrol(stub)
-                    await self._session(stub, key)
+                    key = self._credential.read()
+                    if key is None or self._channels.lacks_certificate():
+                        key = await self._enrol()
+                    await self._session(await self._channels.agents(), key)
                     log.info("the control plane ended the stream")
                 except grpc.aio.AioRpcError as error:
-                    await self._on_error(stub, error)
+                    await self._on_error(error)
+                except CertificateError as error:
+                    # Perhaps just being replaced. Jobs run on meanwhile.
+                    log.error("cannot dial the control plane: %s", error)
                 await self._wait()
         finally:
-            await channel.close()
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
+            await self._channels.close()
 
-    def _channel(self) -> grpc.aio.Channel:
-        config = self._config
-        if config.tls_ca is None and config.loopback:
-            return grpc.aio.insecure_channel(config.control_plane, options=OPTIONS)
-        try:
-            authorities = config.tls_ca.read_bytes() if config.tls_ca is not None else None
-        except OSError as error:
-            raise SetupError(f"cannot read tls_ca {config.tls_ca}: {error.strerror}") from error
-        return grpc.aio.secure_channel(
-            config.control_plane, grpc.ssl_channel_credentials(root_certificates=authorities), options=OPTIONS
-        )
+    async def _renew(self) -> None:
+        """Renew the agent's own certificate in time, with the one that is still good; the next dialling takes the new one."""
+        while True:
+            try:
+                key = self._credential.read()
+                if key is not None and self._config.agents_address and self._certificate.is_due():
+                    private, request = self._certificate.request()
+                    answer: pb.RenewCertificateResponse = await (await self._channels.agents()).RenewCertificate(
+                        pb.RenewCertificateRequest(certificate_request=request),
+                        metadata=(("authorization", f"Bearer {key}"),),
+                        timeout=CALL_TIMEOUT_S,
+                    )
+                    self._certificate.keep(private, answer.certificate)
+                    log.info("the agent's certificate has been renewed")
+            except grpc.aio.AioRpcError as error:
+                log.warning("the agent's certificate cannot be renewed now: %s", error.details() or error.code().name)
+            except (CertificateError, SetupError, OSError) as error:
+                log.warning("the agent's certificate cannot be renewed now: %s", error)
+            await asyncio.sleep(RENEW_EVERY_S)
 
     async def _wait(self) -> None:
         longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(self._failures, 10))
         self._failures += 1
         await asyncio.sleep(self._random.uniform(longest / 2, longest))
 
-    async def _on_error(self, stub: Any, error: grpc.aio.AioRpcError) -> None:
+    async def _on_error(self, error: grpc.aio.AioRpcError) -> None:
         level = logging.INFO if error.code() is grpc.StatusCode.UNAVAILABLE else logging.WARNING
         log.log(level, "control plane %s: %s", self._config.control_plane, error.details() or error.code().name)
-        if error.code() is grpc.StatusCode.UNAUTHENTICATED and self._config.token_file.exists():
+        expired = bool(self._config.agents_address) and self._certificate.has_expired()
+        if expired:
+            log.error("the agent's certificate has expired; %s", self._certificate.remedy)
+        if (expired or error.code() is grpc.StatusCode.UNAUTHENTICATED) and self._config.token_file.exists():
             # The key was revoked, perhaps because the region is to enrol anew. Jobs run on meanwhile.
             try:
-                await self._enrol(stub)
-            except (SetupError, grpc.aio.AioRpcError) as failure:
+                await self._enrol()
+            except (SetupError, CertificateError, grpc.aio.AioRpcError) as failure:
                 log.warning("the agent's key is refused, and so is its token: %s", failure)
 
-    async def _enrol(self, stub: Any) -> str:
+    async def _enrol(self) -> str:
         token = self._credential.token()
+        private, wish = b"", ""
+        if self._config.agents_address and not self._certificate.brought:
+            private, wish = self._certificate.request()
+        stub = await self._channels.anybody()
         name = socket.gethostname()[:128]
-        request = pb.EnrolAgentRequest(token=token, region=self._config.region, agent_name=name)
+        request = pb.EnrolAgentRequest(
+            token=token, region=self._config.region, agent_name=name, certificate_request=wish
+        )
         try:
             answer: pb.EnrolAgentResponse = await stub.EnrolAgent(request, timeout=CALL_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
@@ -193,11 +265,16 @@ class ControlLink:
                 grpc.StatusCode.PERMISSION_DENIED,
                 grpc.StatusCode.NOT_FOUND,
                 grpc.StatusCode.INVALID_ARGUMENT,
+                grpc.StatusCode.FAILED_PRECONDITION,
             ):
                 raise SetupError(
                     f"the control plane refused the enrolment token in {self._config.token_file}: {error.details()}"
                 ) from error
             raise
+        if wish and not answer.certificate:
+            raise SetupError("the control plane gave no certificate: it is too old for agents_address")
+        if wish:
+            self._certificate.keep(private, answer.certificate)
         self._credential.write(answer.api_key)
         log.info("enrolled as the agent of region %s", self._config.region)
         return answer.api_key

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from artifacts import ArtifactStore, Entry
+from workers.agent_isolation import NodeIsolation
 from workers.core_types import (
     AllocatePort,
     Input,
@@ -91,10 +92,13 @@ class NodeLines:
     ``answer`` takes what comes back. The order of a launch and a stop of the same attempt is kept.
     """
 
-    def __init__(self, gateway: NodeGateway, answer: Callable[[Input], None], artifacts_url: str) -> None:
+    def __init__(
+        self, gateway: NodeGateway, answer: Callable[[Input], None], artifacts_url: str, isolation: NodeIsolation
+    ) -> None:
         self._gateway = gateway
         self._answer = answer
         self._artifacts_url = artifacts_url
+        self._isolation = isolation
         self._lines: dict[str, list[StartRank | StopRank]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._merging = asyncio.Semaphore(2)
@@ -147,6 +151,7 @@ class NodeLines:
         del self._lines[node_id]
 
     async def _launch(self, node_id: str, launches: tuple[ex.Launch, ...]) -> None:
+        launches = tuple(self._isolation.isolate(node_id, one) for one in launches)
         try:
             refused = await self._gateway.launch(node_id, launches)
         except Exception as error:

@@ -3,6 +3,11 @@
 =================== ===================================================================================================
 region              the region's id
 control_plane       ``host:port``; default ``127.0.0.1:50051``
+agents_address      ``host:port`` of the control plane for agents that show a certificate (its ``agents_listen``); the agent enrols at
+                    ``control_plane``, and does the rest here. Empty: all at ``control_plane``, without a certificate
+tls_cert            with ``agents_address``: the agent's certificate (PEM), when you bring it; needs ``tls_key``. Without, the
+                    agent has one made when it enrols, and renews it
+tls_key             the private key of ``tls_cert`` (PEM)
 tls_ca              file with the authorities to trust (PEM); empty: the system's, or no TLS at all to a loopback host
 token_file          file with the single-use enrolment token; default ``<state_dir>/token``
 credential_file     where the agent's own key is kept (mode 0600); default ``<state_dir>/credential``
@@ -12,7 +17,12 @@ node_dir            folder for the jobs' files on every node; ``{node_id}`` stan
                     ``<state_dir>/nodes/{node_id}``
 artifacts_url       where results and checkpoints are kept; empty: what the control plane says
 ready_file          written when the agent serves, with its process id in it; empty: none
-pools               list of ``{name, labels}``: nodes with all these labels are in that pool; the first that fits counts
+pools               list of ``{name, labels, isolation}``: nodes with all these labels are in that pool; the first that fits
+                    counts; ``isolation`` is optional, and of the form of the next key
+isolation           ``{tier, network, extra_read_only, disk_mib, processes}`` for the pools that declare nothing: tier
+                    ``auto`` (default: the sandbox where the node can have one, else a process, with a warning), ``sandbox``
+                    or ``process``; network ``none``, ``gangs`` (default: only for gangs) or ``host``; paths that jobs may
+                    read; disk in MiB (default 102400, 0: no limit); processes (default 4096)
 data_sets           map of a data set's name to its folder on every node
 stop_grace_ms       what jobs get to end when the region is shut down; default 10000
 log_level           debug, info, warning or error; default info
@@ -22,8 +32,9 @@ log_level           debug, info, warning or error; default info
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,9 +42,14 @@ from typing import Any
 import yaml
 
 from workers.core_types import PoolRule
+from workers.executor.isolation import Isolation, Isolations, Network, Tier
 
 MAX_CONFIG_BYTES = 1 << 20
 LOG_LEVELS = ("debug", "info", "warning", "error")
+
+_NEVER_SHOWN = ("dev", "proc", "sys", "tmp")
+"""Top folders that the sandbox makes itself."""
+_FEWEST_PROCESSES = 16
 
 _SLUG = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:]+\]|[^\s:\[\]/]+):(\d{1,5})")
@@ -49,6 +65,9 @@ class AgentConfig:
 
     region: str
     control_plane: str
+    agents_address: str
+    tls_cert: Path | None
+    tls_key: Path | None
     tls_ca: Path | None
     token_file: Path
     credential_file: Path
@@ -61,6 +80,7 @@ class AgentConfig:
     log_level: str
     pools: tuple[PoolRule, ...] = ()
     data_sets: Mapping[str, str] = field(default_factory=dict)
+    isolations: Isolations = field(default_factory=Isolations)
 
     @property
     def loopback(self) -> bool:
@@ -98,18 +118,21 @@ def parse_config(document: object, base: Path) -> AgentConfig:
         raise ConfigError("region: must be an id such as 'east': lower-case letters, digits and '-', at most 63")
     state_dir = keys.path("state_dir") or Path.home() / ".local/state/suanli" / region
     control_plane = keys.text("control_plane", "127.0.0.1:50051")
-    match = _ADDRESS.fullmatch(control_plane)
-    if match is None or not 0 < int(match[2]) < 65536:
-        raise ConfigError(f"control_plane: {control_plane!r} is not host:port")
-    log_level = keys.text("log_level", "info")
-    if log_level not in LOG_LEVELS:
-        raise ConfigError(f"log_level: must be one of {', '.join(LOG_LEVELS)}")
+    agents_address = keys.text("agents_address", "")
+    _check_address("control_plane", control_plane)
+    if agents_address:
+        _check_address("agents_address", agents_address)
+    log_level = keys.one_of("log_level", "info", LOG_LEVELS)
     artifacts_url = keys.text("artifacts_url", "")
     if artifacts_url and "://" not in artifacts_url:
         artifacts_url = str(base / Path(artifacts_url).expanduser())
+    pools = keys.take("pools", [])
     config = AgentConfig(
         region=region,
         control_plane=control_plane,
+        agents_address=agents_address,
+        tls_cert=keys.path("tls_cert"),
+        tls_key=keys.path("tls_key"),
         tls_ca=keys.path("tls_ca"),
         token_file=keys.path("token_file") or state_dir / "token",
         credential_file=keys.path("credential_file") or state_dir / "credential",
@@ -120,21 +143,40 @@ def parse_config(document: object, base: Path) -> AgentConfig:
         ready_file=keys.path("ready_file"),
         stop_grace_ms=keys.number("stop_grace_ms", 10_000, 3_600_000),
         log_level=log_level,
-        pools=_pools(keys.take("pools", [])),
+        pools=_pools(pools),
         data_sets=_text_map(keys.take("data_sets", {}), "data_sets"),
+        isolations=Isolations(
+            _isolation(keys.take("isolation", {}), "isolation"),
+            {
+                item["name"]: _isolation(item["isolation"], f"pools[{number}].isolation")
+                for number, item in enumerate(pools)
+                if "isolation" in item
+            },
+        ),
     )
     keys.none_left()
+    if (config.tls_cert is None) != (config.tls_key is None):
+        raise ConfigError("tls_cert, tls_key: give both or neither")
+    if config.tls_cert is not None and not agents_address:
+        raise ConfigError("tls_cert: give agents_address too, where certificates are asked for")
     if "{node_id}" not in config.node_dir:
         raise ConfigError("node_dir: must contain {node_id}, since two nodes may share a machine")
     return config
 
 
+def _check_address(key: str, address: str) -> None:
+    match = _ADDRESS.fullmatch(address)
+    if match is None or not 0 < int(match[2]) < 65536:
+        raise ConfigError(f"{key}: {address!r} is not host:port")
+
+
 class _Keys:
     """Takes keys out of a document, so that what is left is not known."""
 
-    def __init__(self, document: dict[Any, Any], base: Path) -> None:
+    def __init__(self, document: dict[Any, Any], base: Path, prefix: str = "") -> None:
         self._document = document
         self._base = base
+        self._prefix = prefix
 
     def take(self, key: str, default: object) -> Any:
         value = self._document.pop(key, None)
@@ -143,13 +185,19 @@ class _Keys:
     def text(self, key: str, default: str) -> str:
         value = self.take(key, default)
         if not isinstance(value, str):
-            raise ConfigError(f"{key}: must be text")
+            raise ConfigError(f"{self._prefix}{key}: must be text")
+        return value
+
+    def one_of(self, key: str, default: str, choices: Sequence[str]) -> str:
+        value = self.text(key, default)
+        if value not in choices:
+            raise ConfigError(f"{self._prefix}{key}: must be one of {', '.join(choices)}")
         return value
 
     def number(self, key: str, default: int, most: int) -> int:
         value = self.take(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-            raise ConfigError(f"{key}: must be a whole number from 0 to {most}")
+            raise ConfigError(f"{self._prefix}{key}: must be a whole number from 0 to {most}")
         return value
 
     def path(self, key: str) -> Path | None:
@@ -158,7 +206,7 @@ class _Keys:
 
     def none_left(self) -> None:
         for key in self._document:
-            raise ConfigError(f"{key}: there is no such key")
+            raise ConfigError(f"{self._prefix}{key}: there is no such key")
 
 
 def _pools(value: object) -> tuple[PoolRule, ...]:
@@ -166,12 +214,39 @@ def _pools(value: object) -> tuple[PoolRule, ...]:
         raise ConfigError("pools: must be a list of at most 256")
     rules = []
     for number, item in enumerate(value):
-        if not isinstance(item, dict) or set(item) != {"name", "labels"}:
-            raise ConfigError(f"pools[{number}]: must have the keys name and labels")
+        if not isinstance(item, dict) or set(item) - {"isolation"} != {"name", "labels"}:
+            raise ConfigError(f"pools[{number}]: must have the keys name and labels, and may have isolation")
         if not isinstance(item["name"], str) or not _SLUG.fullmatch(item["name"]):
             raise ConfigError(f"pools[{number}].name: must be an id such as 'gpu-a100'")
         rules.append(PoolRule(item["name"], _text_map(item["labels"], f"pools[{number}].labels")))
     return tuple(rules)
+
+
+def _isolation(value: object, key: str) -> Isolation:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{key}: must be a map")
+    if value.get("tier") == "pod":
+        raise ConfigError(
+            f"{key}.tier: 'pod' does not exist yet; use sandbox, or process where all who run jobs are trusted"
+        )
+    keys = _Keys(dict(value), Path("/"), f"{key}.")
+    paths = keys.take("extra_read_only", [])
+    if not isinstance(paths, list) or not all(isinstance(one, str) and one.startswith("/") for one in paths):
+        raise ConfigError(f"{key}.extra_read_only: must be a list of absolute paths")
+    for path in map(os.path.normpath, paths):
+        if path.strip("/") == "" or path.split("/")[1] in _NEVER_SHOWN:
+            raise ConfigError(f"{key}.extra_read_only: {path} cannot be shown to jobs; name what they need of it")
+    isolation = Isolation(
+        tier=Tier(keys.one_of("tier", Tier.AUTO, [*Tier])),
+        network=Network(keys.one_of("network", Network.GANGS, [*Network])),
+        extra_read_only=tuple(paths),
+        disk_mib=keys.number("disk_mib", Isolation().disk_mib, 1 << 30),
+        processes=keys.number("processes", Isolation().processes, 1 << 20),
+    )
+    keys.none_left()
+    if isolation.processes < _FEWEST_PROCESSES:
+        raise ConfigError(f"{key}.processes: must be at least {_FEWEST_PROCESSES}")
+    return isolation
 
 
 def _text_map(value: object, key: str) -> dict[str, str]:

@@ -28,6 +28,7 @@ STOP_NOT_TIMED = 1 << 62
 _OUTCOMES = {
     ex.ExitReason.SIGNALLED: Outcome.FAILED,
     ex.ExitReason.OUT_OF_MEMORY: Outcome.OUT_OF_MEMORY,
+    ex.ExitReason.OUT_OF_DISK: Outcome.FAILED,
     ex.ExitReason.TIMED_OUT: Outcome.TIMED_OUT,
     ex.ExitReason.STOPPED: Outcome.UNSPECIFIED,
     ex.ExitReason.SPAWN_FAILED: Outcome.SPAWN_FAILED,

@@ -118,7 +118,7 @@ def node_message(node: ex.NodeUp, rules: Sequence[PoolRule]) -> pb.Node:
     message = pb.Node(
         id=node.node_id,
         name=node.name,
-        pool=_pool(node, rules),
+        pool=pool_of(node, rules),
         accelerator=node.accelerator_type if node.gpus else "",
         labels=dict(node.labels),
     )
@@ -128,7 +128,8 @@ def node_message(node: ex.NodeUp, rules: Sequence[PoolRule]) -> pb.Node:
     return message
 
 
-def _pool(node: ex.NodeUp, rules: Sequence[PoolRule]) -> str:
+def pool_of(node: ex.NodeUp, rules: Sequence[PoolRule]) -> str:
+    """The name of the pool that a node belongs to."""
     for rule in rules:
         if all(node.labels.get(name) == value for name, value in rule.labels.items()):
             return rule.name

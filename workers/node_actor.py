@@ -27,6 +27,7 @@ class Description:
 
     node: NodeInfo
     attempts: tuple[AttemptInfo, ...]
+    sandbox_problem: str
 
 
 class NodeActor:
@@ -48,7 +49,7 @@ class NodeActor:
     async def describe(self) -> Description:
         """Return the node and all attempts that the executor knows."""
         executor = await self._ready()
-        return Description(executor.info(), await executor.attempts())
+        return Description(executor.info(), await executor.attempts(), executor.sandbox_problem)
 
     async def launch(self, launches: tuple[Launch, ...]) -> tuple[Refused, ...]:
         """Start processes."""

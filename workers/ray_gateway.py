@@ -284,4 +284,6 @@ def _node_up(found: Mapping[str, Any], described: Description) -> NodeUp:
         boot_id=node.boot_id,
         address=node.address,
         attempts=described.attempts,
+        # An executor that was started by an agent of an earlier release knows of no sandbox.
+        sandbox_problem=getattr(described, "sandbox_problem", "its executor is of an earlier release"),
     )

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from protos.suanli.v1 import budgets_pb2, usage_pb2
 from scheduler.api.paging import decode_number, decode_token, encode_token, page_of, page_size, question
-from scheduler.api.permissions import Scope
-from scheduler.api.visibility import Caller, institution_scope
+from scheduler.api.permissions import Role, Scope
+from scheduler.api.visibility import Caller, institution_scope, require_led
 from scheduler.domain.errors import PermissionDenied
 from scheduler.metering.budgets import Budget
 from scheduler.service.contract import Service
@@ -63,19 +63,25 @@ class AccountingApi:
         given.CopyFrom(request.budget)
         given.institution = institution_scope(caller, given.institution, "budget.institution")
         budget = wire.budget_from_proto(given)
+        require_led(caller, budget.projects, "budget.projects")
         if caller.scope is not Scope.ANY:
             await self._refuse_platforms(budget, caller)
         status = await self._service.put_budget(budget, caller.user, request.validate_only)
         return budgets_pb2.PutBudgetResponse(status=wire.status_to_proto(status))
 
     async def _refuse_platforms(self, budget: Budget, caller: Caller) -> None:
-        """``PermissionDenied`` for what only the platform's officers may put."""
+        """``PermissionDenied`` for what only those above the caller may put."""
         if not budget.projects:
             raise _of_platform(
                 "budget.projects",
                 "only the platform limits an institution as a whole; name the projects that are meant.",
             )
-        people = {record.user for record in await self._service.list_users(caller.institution)}
+        people = {
+            record.user
+            for record in await self._service.list_users(caller.institution)
+            # To a lead, what any other officer of the institution has put is as fixed as the platform's.
+            if caller.scope is not Scope.PROJECT or (record.role == Role.PROJECT_LEAD and record.leads & caller.leads)
+        }
         terms = await self._service.budget_terms("")
         before = next((each for each in terms if each.budget == budget.budget), None)
         if before is not None and before.institution != caller.institution:
@@ -85,10 +91,10 @@ class AccountingApi:
                 reason="BUDGET_ID_TAKEN",
                 field="budget.id",
             )
+        if before is not None:
+            require_led(caller, before.projects, "budget.id")
         if before is not None and before.author not in people:
-            raise _of_platform(
-                "budget.id", f"{before.author} of the platform has put it, and only the platform changes it; ask there."
-            )
+            raise _of_platform("budget.id", f"{before.author}, who is above you in this, has put it; ask there.")
         self._refuse_longer(budget, before, [each for each in terms if each.author not in people])
 
     def _refuse_longer(self, budget: Budget, before: Budget | None, platforms: Iterable[Budget]) -> None:
@@ -109,7 +115,7 @@ class AccountingApi:
         ):
             raise _of_platform(
                 "budget.to_ms",
-                f'budget "{same[0].budget}" of the platform limits the same projects in time; stay within it, or ask there.',
+                f'budget "{same[0].budget}" of those above you limits the same projects in time; stay within it, or ask there.',
             )
 
     async def list_budgets(

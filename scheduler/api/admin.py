@@ -1,14 +1,13 @@
-"""AdminService: tenants, keys, quotas, regions and nodes. ``policies`` has the rest of it."""
+"""AdminService: tenants, quotas, regions and nodes. ``identity`` and ``policies`` have the rest of it."""
 
 from __future__ import annotations
-
-from importlib.metadata import PackageNotFoundError, version
 
 from protos.suanli.v1 import admin_pb2
 from scheduler.api.paging import page_of, page_size, question
 from scheduler.api.permissions import Role, Scope
-from scheduler.api.visibility import Caller, institution_scope
-from scheduler.domain.errors import NotFound, PermissionDenied
+from scheduler.api.visibility import Caller, institution_scope, require_led
+from scheduler.domain.errors import PermissionDenied
+from scheduler.domain.records import QuotaRecord
 from scheduler.service.contract import Service
 from scheduler.wire import admin as wire
 from scheduler.wire import check
@@ -18,30 +17,11 @@ MIN_TOKEN_TTL_MS = 60_000
 MAX_TOKEN_TTL_MS = 2_592_000_000
 
 
-def server_version() -> str:
-    """This installation's version."""
-    try:
-        return version("suanli")
-    except PackageNotFoundError:
-        return "0+unknown"
-
-
 class AdminApi:
-    """All methods of AdminService but those of the policy."""
+    """The methods of AdminService that are in no other module."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._version = server_version()
-
-    async def who_am_i(self, request: admin_pb2.WhoAmIRequest, caller: Caller) -> admin_pb2.WhoAmIResponse:
-        """Who the caller is."""
-        del request
-        return admin_pb2.WhoAmIResponse(
-            user=caller.user,
-            institution=caller.institution,
-            role=caller.role,  # type: ignore[arg-type]
-            server_version=self._version,
-        )
 
     # --- tenants ----------------------------------------------------------------------------------------------------
 
@@ -128,64 +108,6 @@ class AdminApi:
         )
         return admin_pb2.ListUsersResponse(users=[wire.user_to_proto(r) for r in page], next_page_token=token)
 
-    # --- keys -------------------------------------------------------------------------------------------------------
-
-    async def create_api_key(
-        self, request: admin_pb2.CreateApiKeyRequest, caller: Caller
-    ) -> admin_pb2.CreateApiKeyResponse:
-        """A key for a user: oneself, one of the own institution, or any."""
-        user = check.slug(request.user or caller.user, "user", "a user's id")
-        check.text(request.title, wire.MAX_TITLE, "title")
-        check.integer(request.expire_time_ms, 0, wire.MAX_TIME_MS, "expire_time_ms", "ms since 1970")
-        await self._check_user(user, caller)
-        record, secret = await self._service.create_api_key(user, request.title, request.expire_time_ms, caller.user)
-        return admin_pb2.CreateApiKeyResponse(key=wire.api_key_to_proto(record), secret=secret)
-
-    async def _check_user(self, user: str, caller: Caller) -> None:
-        if caller.scope is Scope.ANY or user == caller.user:
-            return
-        if caller.scope is Scope.INSTITUTION:
-            users = await self._service.list_users(caller.institution)
-            if any(r.user == user and r.institution == caller.institution for r in users):
-                return
-        raise NotFound(f"user: there is no user {user!r} that you manage.", reason="USER_NOT_FOUND", field="user")
-
-    async def list_api_keys(
-        self, request: admin_pb2.ListApiKeysRequest, caller: Caller
-    ) -> admin_pb2.ListApiKeysResponse:
-        """Keys by prefix; a caller who manages nobody sees the own ones."""
-        check.optional_slug(request.user, "user", "a user's id")
-        institution = institution_scope(caller, request.institution, "institution")
-        user = request.user
-        if caller.scope is Scope.OWN:
-            user = user or caller.user
-            await self._check_user(user, caller)
-        page, token = page_of(
-            await self._service.list_api_keys(institution, user),
-            lambda r: (r.prefix,),
-            page_size(request.page_size),
-            request.page_token,
-            question("ListApiKeys", institution, user),
-        )
-        return admin_pb2.ListApiKeysResponse(keys=[wire.api_key_to_proto(r) for r in page], next_page_token=token)
-
-    async def revoke_api_key(
-        self, request: admin_pb2.RevokeApiKeyRequest, caller: Caller
-    ) -> admin_pb2.RevokeApiKeyResponse:
-        """End a key."""
-        check.text(request.prefix, 64, "prefix")
-        if caller.scope is not Scope.ANY:
-            user = caller.user if caller.scope is Scope.OWN else ""
-            keys = await self._service.list_api_keys(caller.institution, user)
-            if not any(r.prefix == request.prefix and r.institution == caller.institution for r in keys):
-                raise NotFound(
-                    f"prefix: there is no key {check.shown(request.prefix)} that you manage.",
-                    reason="KEY_NOT_FOUND",
-                    field="prefix",
-                )
-        record = await self._service.revoke_api_key(request.prefix, caller.user)
-        return admin_pb2.RevokeApiKeyResponse(key=wire.api_key_to_proto(record))
-
     # --- quotas -----------------------------------------------------------------------------------------------------
 
     async def set_quota(self, request: admin_pb2.SetQuotaRequest, caller: Caller) -> admin_pb2.SetQuotaResponse:
@@ -198,8 +120,24 @@ class AdminApi:
                 reason="ROLE_NOT_ALLOWED",
                 field="quota.project",
             )
+        require_led(caller, [record.project], "quota.project")
+        if caller.scope is Scope.PROJECT:
+            await self._refuse_wider(record)
         put = await self._service.set_quota(record, caller.user)
         return admin_pb2.SetQuotaResponse(quota=wire.quota_to_proto(put))
+
+    async def _refuse_wider(self, record: QuotaRecord) -> None:
+        """``PermissionDenied`` when a limit is above the present one: a project's share of its institution is the admin's to widen."""
+        of_institution = await self._service.list_quotas(record.institution)
+        before = next((each.record for each in of_institution if each.record.project == record.project), None)
+        for name in ("cpu_milli", "memory_mib", "gpu_milli", "pending_jobs"):
+            limit, present = getattr(record, name), -1 if before is None else getattr(before, name)
+            if present >= 0 and not 0 <= limit <= present:
+                raise PermissionDenied(
+                    f"quota.{name}: whoever leads a project may lower its limits only (now {present:,}); ask an admin.",
+                    reason="QUOTA_OF_INSTITUTION",
+                    field=f"quota.{name}",
+                )
 
     async def list_quotas(self, request: admin_pb2.ListQuotasRequest, caller: Caller) -> admin_pb2.ListQuotasResponse:
         """With what is held under each."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,8 +12,10 @@ from tempfile import NamedTemporaryFile
 from typing import IO, TypeVar
 
 from protos.suanli.v1 import jobs_pb2
+from scheduler.api.data import require_export
 from scheduler.api.gate import first_of
-from scheduler.api.visibility import Caller, visible_jobs
+from scheduler.api.limiting import Limiting
+from scheduler.api.visibility import Caller, tell_foreign, visible_jobs
 from scheduler.catalog.artifacts import ArtifactStore, FileEntry
 from scheduler.domain.errors import (
     FailedPrecondition,
@@ -21,6 +24,7 @@ from scheduler.domain.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from scheduler.domain.records import JobRecord
 from scheduler.service.contract import Service
 from scheduler.wire import check
 from scheduler.wire.cache import BoundedCache
@@ -30,6 +34,8 @@ CHUNK_BYTES = 1024 * 1024
 MAX_BLOB_BYTES = 4 * 1024**3
 MAX_DIGESTS = 10_000
 MAX_UPLOADS = 32
+# So that nobody keeps everybody else from uploading.
+MAX_UPLOADS_OF_USER = 16
 IDLE_TIMEOUT_S = 120.0
 _THREADS = 8
 # Paths of known folders, kept so that a thousand jobs with one folder ask the store once.
@@ -97,11 +103,14 @@ class Artifacts:
 class BlobApi:
     """The methods of JobService that move bytes."""
 
-    def __init__(self, service: Service, artifacts: Artifacts, max_blob_bytes: int = MAX_BLOB_BYTES) -> None:
+    def __init__(
+        self, service: Service, artifacts: Artifacts, limiting: Limiting, max_blob_bytes: int = MAX_BLOB_BYTES
+    ) -> None:
         self._service = service
         self._artifacts = artifacts
+        self._limiting = limiting
         self._max_bytes = max_blob_bytes
-        self._uploads = 0
+        self._uploads: Counter[str] = Counter()
 
     async def find_missing_blobs(
         self, request: jobs_pb2.FindMissingBlobsRequest, caller: Caller
@@ -116,16 +125,19 @@ class BlobApi:
         self, requests: AsyncIterator[jobs_pb2.UploadBlobRequest], caller: Caller
     ) -> jobs_pb2.UploadBlobResponse:
         """Take one blob. It is stored whole, with the content its digest says, or not at all."""
-        del caller
-        if self._uploads >= MAX_UPLOADS:
-            raise ResourceExhausted(f"{MAX_UPLOADS} uploads are under way; try again in a moment.", reason="UPLOADS")
-        self._uploads += 1
+        for count, limit in ((self._uploads.total(), MAX_UPLOADS), (self._uploads[caller.user], MAX_UPLOADS_OF_USER)):
+            if count >= limit:
+                raise ResourceExhausted(f"{limit} uploads are under way; try again in a moment.", reason="UPLOADS")
+        self._uploads[caller.user] += 1
         try:
-            return await self._upload(requests)
+            return await self._upload(requests, caller)
         finally:
-            self._uploads -= 1
+            self._uploads[caller.user] -= 1
+            self._uploads += Counter()  # Whoever uploads nothing is not kept.
 
-    async def _upload(self, requests: AsyncIterator[jobs_pb2.UploadBlobRequest]) -> jobs_pb2.UploadBlobResponse:
+    async def _upload(
+        self, requests: AsyncIterator[jobs_pb2.UploadBlobRequest], caller: Caller
+    ) -> jobs_pb2.UploadBlobResponse:
         request = await first_of(requests, IDLE_TIMEOUT_S, "digest")
         digest = check.digest(request.digest, "digest")
         file = await self._artifacts.run(self._scratch)
@@ -136,6 +148,7 @@ class BlobApi:
                     check.invalid("digest", "it is given in the first message only.")
                 size += len(request.data)
                 self._check_size(len(request.data), size)
+                self._limiting.upload(caller, len(request.data))
                 await self._artifacts.run(_appending(file, hasher, request.data))
                 request = await _following(requests)
             found = f"sha256:{hasher.hexdigest()}"
@@ -167,7 +180,7 @@ class BlobApi:
 
     async def list_results(self, request: jobs_pb2.ListResultsRequest, caller: Caller) -> jobs_pb2.ListResultsResponse:
         """The files of a job's results."""
-        manifest = await self._results(request.job_id, caller)
+        manifest = (await self._with_results(request.job_id, caller)).results
         files = await self._artifacts.folder(manifest) if manifest else ()
         return jobs_pb2.ListResultsResponse(
             files=[jobs_pb2.ResultFile(path=f.path, digest=f.digest, size_bytes=f.size_bytes) for f in files],
@@ -179,8 +192,9 @@ class BlobApi:
     ) -> AsyncIterator[jobs_pb2.DownloadResultResponse]:
         """One file of a job's results."""
         check.integer(request.offset, 0, 1 << 62, "offset", "bytes")
-        manifest = await self._results(request.job_id, caller)
-        files = await self._artifacts.folder(manifest) if manifest else ()
+        record = await self._with_results(request.job_id, caller)
+        await require_export(self._service, caller, record)
+        files = await self._artifacts.folder(record.results) if record.results else ()
         file = next((f for f in files if f.path == request.path), None)
         if file is None:
             raise NotFound(
@@ -190,6 +204,7 @@ class BlobApi:
             )
         if request.offset > file.size_bytes:
             check.invalid("offset", f"the file has {file.size_bytes:,} bytes only.")
+        await tell_foreign(self._service, caller, "DownloadResult", record)
         offset = request.offset
         if offset == file.size_bytes:
             # Nothing is left to read; one empty message says that the file was found.
@@ -199,7 +214,7 @@ class BlobApi:
             yield jobs_pb2.DownloadResultResponse(offset=offset, data=chunk)
             offset += len(chunk)
 
-    async def _results(self, job_id: str, caller: Caller) -> str:
+    async def _with_results(self, job_id: str, caller: Caller) -> JobRecord:
         check.job_id(job_id, "job_id")
         record = (await visible_jobs(self._service, caller, [job_id], "job_id"))[0]
         if record.array_size:
@@ -208,7 +223,7 @@ class BlobApi:
                 reason="IS_ARRAY",
                 field="job_id",
             )
-        return record.results
+        return record
 
 
 def _appending(file: IO[bytes], hasher: hashlib._Hash, data: bytes) -> Callable[[], None]:

@@ -1,11 +1,12 @@
-"""Our errors as gRPC statuses: a code, a sentence, and a ``google.rpc.ErrorInfo`` for programs."""
+"""Our errors as gRPC statuses: a code, a sentence, a ``google.rpc.ErrorInfo`` for programs, and a ``RetryInfo`` where it helps to wait."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import grpc
-from google.protobuf import any_pb2
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from scheduler.domain import errors
@@ -20,9 +21,11 @@ CODES: dict[type[errors.SuanliError], grpc.StatusCode] = {
     errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     errors.NotFound: grpc.StatusCode.NOT_FOUND,
+    errors.Hidden: grpc.StatusCode.NOT_FOUND,
     errors.AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
     errors.FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     errors.Deposed: grpc.StatusCode.UNAVAILABLE,
     errors.Internal: grpc.StatusCode.INTERNAL,
@@ -50,11 +53,24 @@ def status_of(error: errors.SuanliError) -> WireStatus:
     if error.field:
         metadata["field"] = _clean(error.field, MAX_METADATA_VALUE)
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
-    packed = any_pb2.Any()
-    packed.Pack(info)
+    details = [_packed(info)]
+    if error.retry_ms:
+        details.append(
+            _packed(error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(**_duration(error.retry_ms))))
+        )
     number: int = code.value[0]
-    status = status_pb2.Status(code=number, message=message, details=[packed])
+    status = status_pb2.Status(code=number, message=message, details=details)
     return WireStatus(code, message, ((DETAILS_KEY, status.SerializeToString()),))
+
+
+def _packed(message: Message) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed
+
+
+def _duration(ms: int) -> dict[str, int]:
+    return {"seconds": ms // 1000, "nanos": ms % 1000 * 1_000_000}
 
 
 def _clean(text: str, limit: int) -> str:

@@ -12,18 +12,28 @@ import logging
 import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol, TypeAlias
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 
+from scheduler.api.audited import AUDITED, Kind, Row, target_of
+from scheduler.api.credentials import Admission, Credentials
 from scheduler.api.errors import code_of, status_of
-from scheduler.api.permissions import PUBLIC, Role, Scope, scope_of
+from scheduler.api.limiting import RATE_LIMITED, Limiting
+from scheduler.api.limits import API_KEY, Credential, scope_within
+from scheduler.api.permissions import PUBLIC, Role, Scope
+from scheduler.api.tls import region_in
 from scheduler.api.visibility import Caller
+from scheduler.domain.audit import AuditOutcome
 from scheduler.domain.errors import (
+    DeadlineExceeded,
+    Hidden,
     Internal,
     InvalidArgument,
     PermissionDenied,
@@ -31,22 +41,28 @@ from scheduler.domain.errors import (
     Unauthenticated,
     Unavailable,
 )
-from scheduler.domain.records import ApiKeyRecord
+from scheduler.service.auditing import ACTING, Acting
+from scheduler.service.refusals import Refusal
 
 log = logging.getLogger(__name__)
 _BEARER = "bearer "
 _HEAR_OUT_S = 1.0
+RECHECK_S = 2.0
+"""How often the credentials of open streams are looked at again, when nothing says that one has ended."""
+_RECHECKED_AT_ONCE = 500
+_CHANGE_CREDENTIALS = frozenset({"suanli.v1.AdminService/RevokeApiKey", "suanli.v1.AdminService/PutUser"})
+_NO_PROJECTS: frozenset[str] = frozenset()
 _NOBODY = Caller("", "", 0, "", Scope.OWN)
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 
 
-class Authenticator(Protocol):
-    """Knows keys."""
+class Leads(Protocol):
+    """Knows who leads which projects."""
 
-    def authenticate(self, key: str) -> ApiKeyRecord:
-        """See ``scheduler.service.contract.Service``."""
+    def led_by(self, user: str) -> frozenset[str]:
+        """See ``scheduler.service.people.People``."""
         ...
 
 
@@ -62,6 +78,27 @@ class RpcObserver(Protocol):
         ...
 
 
+class Auditor(Protocol):
+    """Writes the audit log."""
+
+    def note_refusal(self, refusal: Refusal) -> None:
+        """See ``scheduler.service.audit_contract.AuditService``."""
+        ...
+
+
+@dataclass(slots=True)
+class _Call:
+    """A call; those with streams are looked at again and again. ``failure`` is set when it has to end."""
+
+    method: str
+    caller: Caller = _NOBODY
+    admission: Admission | None = None
+    counted: bool = False
+    """Whether it counts among its caller's open streams."""
+    responses: Any = None
+    failure: SuanliError | None = None
+
+
 class Gate:
     """Makes gRPC handlers of servicers whose methods take ``(request, caller)``.
 
@@ -69,8 +106,23 @@ class Gate:
     with a stream; a stream of requests comes as an async iterator.
     """
 
-    def __init__(self, authenticator: Authenticator, observer: RpcObserver) -> None:
-        self._authenticator = authenticator
+    def __init__(
+        self,
+        credentials: Credentials,
+        people: Leads,
+        observer: RpcObserver,
+        auditor: Auditor,
+        limiting: Limiting,
+        agents_need_certificates: bool = False,
+    ) -> None:
+        self._credentials = credentials
+        self._people = people
+        self._streams: dict[asyncio.Task[object], _Call] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._recheck = asyncio.Event()
+        self._auditor = auditor
+        self._limiting = limiting
+        self._agents_need_certificates = agents_need_certificates
         self._observer = observer
         self._waiting: set[asyncio.Task[object]] = set()
         """Streams that wait for something to say. One that is just saying something ends after that, so that its caller learns why."""
@@ -101,20 +153,87 @@ class Gate:
             return grpc.stream_stream_rpc_method_handler(stream)
         return grpc.unary_stream_rpc_method_handler(stream)
 
-    def _admit(self, name: str, context: Context) -> Caller:
-        """Who calls; ``Unauthenticated`` or ``PermissionDenied`` when that may not be."""
+    async def keep_watch(self, every_s: float = RECHECK_S) -> None:
+        """End open streams whose credential ends, until cancelled: at once when it is revoked here, else within ``every_s`` seconds."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(every_s):
+                    await self._recheck.wait()
+            self._recheck.clear()
+            for number, (task, stream) in enumerate(list(self._streams.items()), 1):
+                if stream.failure is None and (failure := self._ended(stream)) is not None:
+                    stream.failure = failure
+                    if task in self._waiting:
+                        task.cancel()
+                if number % _RECHECKED_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+
+    def _ended(self, stream: _Call) -> SuanliError | None:
+        """Why a stream has to end; None when its caller may go on."""
+        if stream.admission is None:
+            return None
+        try:
+            caller = self._caller(stream.method, stream.admission.renew())
+        except SuanliError as error:
+            return error
+        if caller == stream.caller:
+            return None
+        return Unavailable("Your rights have changed; open the stream again.", reason="RIGHTS_CHANGED")
+
+    async def _admit(self, call: _Call, context: Context, acting: Acting) -> None:
+        """Note who calls, who is also the one acting; ``Unauthenticated`` or ``PermissionDenied`` when that may not be."""
         if not self.open:
             raise self._not_serving()
-        if name in PUBLIC:
-            return _NOBODY
-        record = self._authenticator.authenticate(_key_in(context))
-        scope = scope_of(name, record.role, record.institution)
-        if scope is None:
-            role = Role(record.role).name.lower() if record.role in set(Role) else "unknown"
-            raise PermissionDenied(
-                f"The role of your key ({role}) does not allow {name.rpartition('/')[2]}.", reason="ROLE_NOT_ALLOWED"
+        if call.method in PUBLIC:
+            return
+        admission = await self._credentials.admit(_credential_in(context))
+        credential = admission.credential
+        acting.actor, acting.role, acting.institution = credential.user, credential.role, credential.institution
+        acting.key_prefix = credential.name if credential.kind == API_KEY else ""
+        if credential.role == Role.AGENT:
+            self._check_certificate(context, credential.region)
+        call.caller = self._caller(call.method, credential)
+        call.admission = admission
+
+    def _caller(self, method: str, credential: Credential) -> Caller:
+        """Who calls a method with a credential; ``PermissionDenied`` when that may not be."""
+        scope = scope_within(method, credential)
+        leads = self._people.led_by(credential.user) if scope is Scope.PROJECT else _NO_PROJECTS
+        known = (credential.user, credential.institution, credential.role, credential.region)
+        return Caller(*known, scope, leads, credential)
+
+    def _left(self, task: asyncio.Task[object]) -> None:
+        """A call has ended. One that was cut off while it was saying something did so without a word to its generator."""
+        if task in self._streams:
+            leaving = asyncio.get_running_loop().create_task(self._close(task))
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
+
+    async def _close(self, task: asyncio.Task[object]) -> None:
+        """Put a stream of responses away, once."""
+        stream = self._streams.pop(task, None)
+        if stream is None:
+            return
+        self._observer.stream(stream.method, -1)
+        if stream.counted:
+            self._limiting.leave(stream.caller)
+        if stream.responses is not None:
+            # A caller that hangs up leaves the generator in the middle: its clean-up must not wait for the collector.
+            await stream.responses.aclose()
+
+    def _check_certificate(self, context: Context, region: str) -> None:
+        """The certificate that an agent shows must be for the region that its key is for: neither is of use without the other."""
+        shown = {region_in(uri.decode("utf-8", "replace")) for uri in context.auth_context().get("peer_uri", ())} - {""}
+        if shown and shown != {region}:
+            raise Unauthenticated(
+                f"Your certificate is for region {sorted(shown)[0]!r}, your key is for {region!r}.",
+                reason="OTHER_REGIONS_CERTIFICATE",
             )
-        return Caller(record.user, record.institution, record.role, record.region, scope)
+        if not shown and self._agents_need_certificates:
+            raise Unauthenticated(
+                "Agents must show a certificate with their region in it here, on the address for agents (agents_listen).",
+                reason="NO_AGENT_CERTIFICATE",
+            )
 
     def _not_serving(self) -> Unavailable:
         if self._closing:
@@ -124,21 +243,37 @@ class Gate:
     def _unary(
         self, method: MethodDescriptor, function: Callable[[Any, Caller], Awaitable[Message]]
     ) -> Callable[[Any, Context], Awaitable[bytes]]:
-        name, parse = _name(method), _parser(method)
+        name, parse, streams = _name(method), _parser(method), method.client_streaming
+        limiting = self._limiting
 
         async def handle(raw: Any, context: Context) -> bytes:
-            start = perf_counter()
+            start, task, call = perf_counter(), _current_task(), _Call(name)
+            acting, request = _acting(context), None
             try:
-                caller = self._admit(name, context)
-                request = _parsed(raw, parse) if method.client_streaming else parse(raw)
-                response = (await function(request, caller)).SerializeToString()
+                await self._admit(call, context, acting)
+                limiting.enter(name, call.caller, streams)
+                if streams:
+                    call.counted, self._streams[task] = True, call
+                request = _parsed(raw, parse, call) if streams else parse(raw)
+                if streams or context.time_remaining() is not None:
+                    answer = await function(request, call.caller)
+                else:
+                    answer = await _in_time(function(request, call.caller), limiting.unary_deadline_s)
+                response = answer.SerializeToString()
             except Exception as error:
                 failure = self._failure(name, error)
-                if method.client_streaming:
+                self._audit(name, acting, request, failure)
+                if streams:
                     await _hear_out(raw)
             else:
+                if name in _CHANGE_CREDENTIALS:
+                    self._recheck.set()
                 self._observer.rpc(name, "OK", perf_counter() - start)
                 return response
+            finally:
+                self._streams.pop(task, None)
+                if call.counted:
+                    limiting.leave(call.caller)
             self._observer.rpc(name, code_of(failure).name, perf_counter() - start)
             return await _abort(context, failure)
 
@@ -150,44 +285,72 @@ class Gate:
         name, parse = _name(method), _parser(method)
 
         async def handle(raw: Any, context: Context) -> AsyncIterator[bytes]:
+            task = _current_task()
+            stream = self._streams[task] = _Call(name)
             self._observer.stream(name, 1)
+            task.add_done_callback(self._left)
             failure: SuanliError | None = None
-            responses = None
-            task = asyncio.current_task()
-            assert task is not None, "gRPC runs every call in a task"
+            acting, request = _acting(context), None
             try:
-                caller = self._admit(name, context)
-                request = _parsed(raw, parse) if method.client_streaming else parse(raw)
-                responses = function(request, caller)
+                await self._admit(stream, context, acting)
+                self._limiting.enter(name, stream.caller, True)
+                stream.counted = True
+                request = _parsed(raw, parse, stream) if method.client_streaming else parse(raw)
+                stream.responses = function(request, stream.caller)
                 while True:
                     self._waiting.add(task)
                     try:
-                        response = await anext(responses)
+                        response = await anext(stream.responses)
                     except StopAsyncIteration:
                         break
                     finally:
                         self._waiting.discard(task)
                     yield response.SerializeToString()
-                    if self._closing:
-                        failure = self._not_serving()
+                    failure = self._not_serving() if self._closing else stream.failure
+                    if failure is not None:
                         break
             except Exception as error:
                 failure = self._failure(name, error)
-                if method.client_streaming and responses is None:
+                self._audit(name, acting, request, failure)
+                if method.client_streaming and stream.responses is None:
                     await _hear_out(raw)
             except asyncio.CancelledError:
-                if not self._closing:
+                failure = self._not_serving() if self._closing else stream.failure
+                if failure is None:
                     raise
-                failure = self._not_serving()
             finally:
-                self._observer.stream(name, -1)
-                if responses is not None:
-                    # A caller that hangs up leaves the generator in the middle: its clean-up must not wait for the collector.
-                    await responses.aclose()  # type: ignore[attr-defined]
+                await self._close(task)
             if failure is not None:
                 await _abort(context, failure)
 
         return handle
+
+    def _audit(self, name: str, acting: Acting, request: object, failure: SuanliError) -> None:
+        """Have a refusal recorded, and the failure of a change. What was done is recorded where it is done."""
+        row = AUDITED.get(name, Row(Kind.CHANGE))
+        if isinstance(failure, PermissionDenied | Unauthenticated | Hidden):
+            outcome = AuditOutcome.REFUSED
+        elif row.kind is Kind.CHANGE and not isinstance(failure, Unavailable | Internal):
+            outcome = AuditOutcome.FAILED
+        else:
+            return
+        # Whoever floods the server would flood the log of it; a metric counts these.
+        if acting.told or failure.reason == RATE_LIMITED:
+            return
+        action, target = name.rpartition("/")[2], target_of(row, request)
+        self._auditor.note_refusal(
+            Refusal(
+                acting.actor,
+                acting.role,
+                acting.institution,
+                action,
+                target,
+                int(outcome),
+                failure.reason,
+                acting.peer,
+                acting.key_prefix,
+            )
+        )
 
     def _failure(self, name: str, error: Exception) -> SuanliError:
         """What the caller is told. A defect is logged whole here and gives the caller its number only."""
@@ -209,15 +372,36 @@ async def _hear_out(raw: AsyncIterator[bytes]) -> None:
                 pass
 
 
+async def _in_time(answer: Awaitable[Message], deadline_s: float | None) -> Message:
+    """An answer, if it comes within the server's own deadline."""
+    try:
+        async with asyncio.timeout(deadline_s) as timer:
+            return await answer
+    except TimeoutError:
+        if not timer.expired():
+            raise
+        raise DeadlineExceeded(
+            f"The call took longer than {deadline_s:g} s, and brought no deadline of its own; give it a longer one."
+        ) from None
+
+
 async def _abort(context: Context, failure: SuanliError) -> bytes:
     code, details, metadata = status_of(failure)
     await context.abort(code, details, metadata)
     raise AssertionError("abort always raises")
 
 
-async def _parsed(raw: AsyncIterator[bytes], parse: Callable[[bytes], Message]) -> AsyncIterator[Message]:
+async def _parsed(raw: AsyncIterator[bytes], parse: Callable[[bytes], Message], call: _Call) -> AsyncIterator[Message]:
     async for one in raw:
+        if call.failure is not None:
+            raise call.failure
         yield parse(one)
+
+
+def _current_task() -> asyncio.Task[object]:
+    task = asyncio.current_task()
+    assert task is not None, "gRPC runs every call in a task"
+    return task
 
 
 def _parser(method: MethodDescriptor) -> Callable[[bytes], Message]:
@@ -241,7 +425,17 @@ def _reason(error: DecodeError) -> str:
     return "its bytes are damaged or cut off; use the published protos to make it."
 
 
-def _key_in(context: Context) -> str:
+def _acting(context: Context) -> Acting:
+    """Whoever calls, as far as is known before the key is looked at; what this call's task does is done by them."""
+    address = context.peer() or ""
+    # ipv4:192.0.2.1:50000, ipv6:%5B2001:db8::1%5D:50000, unix:…; the port says nothing and is another each time.
+    kind, _, rest = address.partition(":")
+    acting = Acting(peer=unquote(rest.rpartition(":")[0] if kind in ("ipv4", "ipv6") else address))
+    ACTING.set(acting)
+    return acting
+
+
+def _credential_in(context: Context) -> str:
     for name, value in context.invocation_metadata() or ():
         if name == "authorization":
             text = value.decode("latin-1") if isinstance(value, bytes) else value
@@ -249,7 +443,8 @@ def _key_in(context: Context) -> str:
                 return text[len(_BEARER) :].strip()
             break
     raise Unauthenticated(
-        "There is no API key in the call; send it as metadata: authorization: Bearer suanli_….", reason="NO_API_KEY"
+        "There is no API key or token in the call; send one as metadata: authorization: Bearer suanli_….",
+        reason="NO_API_KEY",
     )
 
 

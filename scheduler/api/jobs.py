@@ -11,10 +11,18 @@ from dataclasses import replace
 
 from protos.suanli.v1 import jobs_pb2
 from scheduler.api.blobs import Artifacts
+from scheduler.api.data import require_export
 from scheduler.api.logs import LogBroker, LogPart, LogTarget, stored_chunks, stored_log
 from scheduler.api.paging import decode_number, encode_token, page_size, question
 from scheduler.api.permissions import Scope
-from scheduler.api.visibility import Caller, institution_scope, other_institution, visible_jobs
+from scheduler.api.visibility import (
+    Caller,
+    institution_scope,
+    other_institution,
+    project_scope,
+    tell_foreign,
+    visible_jobs,
+)
 from scheduler.catalog.catalogue import Algorithm, Catalogue
 from scheduler.domain.errors import FailedPrecondition, NotFound, Unavailable
 from scheduler.domain.records import AttemptRecord, JobRecord
@@ -64,6 +72,8 @@ class JobApi:
         if check.REQUEST_ID.fullmatch(request.request_id) is None:
             check.invalid("request_id", "give at most 128 printable ASCII characters without spaces, such as a UUID.")
         read, institution = self._codec.read, caller.institution
+        for index, message in enumerate(request.jobs):
+            message.project = project_scope(caller, message.project, f"jobs[{index}].project")
         specs = [
             read(message, field=f"jobs[{index}]", institution=institution) for index, message in enumerate(request.jobs)
         ]
@@ -128,7 +138,11 @@ class JobApi:
         """A page, newest first."""
         size = page_size(request.page_size)
         query = query_from_proto(request.filter)
-        query = replace(query, institution=institution_scope(caller, query.institution, "filter.institution"))
+        query = replace(
+            query,
+            institution=institution_scope(caller, query.institution, "filter.institution"),
+            project=project_scope(caller, query.project, "filter.project"),
+        )
         labels = sorted(request.filter.labels.items())
         asked = question("ListJobs", query, labels)
         query = replace(query, before_job_no=decode_number(request.page_token, asked))
@@ -171,7 +185,8 @@ class JobApi:
         institution = institution_scope(caller, request.institution, "institution")
         if ids:
             await visible_jobs(self._service, caller, ids, "job_ids")
-        query = EventQuery(request.after_sequence, _EVENT_PAGE, ids, institution, request.project)
+        project = project_scope(caller, request.project, "project")
+        query = EventQuery(request.after_sequence, _EVENT_PAGE, ids, institution, project)
         async for events, sequence in self._service.watch(query):
             for start in range(0, len(events), _EVENTS_SENT):
                 part = events[start : start + _EVENTS_SENT]
@@ -206,6 +221,7 @@ class JobApi:
     async def _explain_spec(self, request: jobs_pb2.ExplainJobRequest, caller: Caller) -> jobs_pb2.ExplainJobResponse:
         if request.job_id:
             check.invalid("spec", "job_id is given, too; ask about one of them.")
+        request.spec.project = project_scope(caller, request.spec.project, "spec.project")
         spec = self._codec.read(request.spec, field="spec", institution=caller.institution)
         if caller.scope is not Scope.ANY and spec.institution != caller.institution:
             raise other_institution("spec.institution", caller.institution)
@@ -235,10 +251,12 @@ class JobApi:
                 reason="IS_ARRAY",
                 field="job_id",
             )
+        await require_export(self._service, caller, record)
         attempt = await self._started_attempt(record, request)
         replicas = len(json.loads(attempt.placement))
         if request.rank >= replicas:
             check.invalid("rank", f"the job has {replicas} replicas; give 0 to {replicas - 1}.")
+        await tell_foreign(self._service, caller, "TailLogs", record)
         async with aclosing(await self._log_chunks(attempt, request)) as chunks:
             async for stream, offset, data in chunks:
                 for start in range(0, len(data), _LOG_DATA):

@@ -51,7 +51,16 @@ class Metrics:
             buckets=_FAST,
             registry=self.registry,
         )
+        self._limited = Counter(
+            names.RPC_LIMITED, "Calls refused by a limit on callers.", ["method", "limit"], registry=self.registry
+        )
         self._streams = Gauge(names.RPC_STREAMS, "Streams open now.", ["method"], registry=self.registry)
+        self._expiry = Gauge(
+            names.TLS_EXPIRY,
+            "When the first certificate of this file that is in force runs out.",
+            ["certificate"],
+            registry=self.registry,
+        )
         self._rpc_children: dict[tuple[str, str], Histogram] = {}
 
     def wait_ms(self, institution: str, ms: float) -> None:
@@ -79,9 +88,17 @@ class Metrics:
             child = self._rpc_children[method, code] = self._rpc.labels(method, code)
         child.observe(seconds)
 
+    def limited(self, method: str, limit: str) -> None:
+        """A call has met a limit."""
+        self._limited.labels(method, limit).inc()
+
     def stream(self, method: str, change: int) -> None:
         """A stream has been opened (+1) or has ended (-1)."""
         self._streams.labels(method).inc(change)
+
+    def certificate_expiry(self, certificate: str, at_s: float) -> None:
+        """See ``ExpiryObserver``."""
+        self._expiry.labels(certificate).set(at_s)
 
     async def page(self, service: Service | None) -> bytes:
         """The text for Prometheus. Without a service (a standby) only what this process has measured itself."""
@@ -115,6 +132,10 @@ def gauge_families(gauges: Gauges) -> Iterator[Metric]:
     yield GaugeMetricFamily(names.LEADER_EPOCH, "The leadership's epoch.", value=gauges.leader_epoch)
     yield GaugeMetricFamily(names.POLICY_VERSION, "The policy in force (0: none was put).", value=gauges.policy_version)
     yield GaugeMetricFamily(names.EVENT_LAST_SEQUENCE, "The newest event.", value=gauges.event_sequence)
+    yield GaugeMetricFamily(names.AUDIT_LAST_SEQUENCE, "The newest audit record.", value=gauges.audit_sequence)
+    if gauges.audit_verified is not None:
+        text = "Whether the audit log was whole and its signed heads were right when it was last verified."
+        yield GaugeMetricFamily(names.AUDIT_CHAIN_OK, text, value=int(not gauges.audit_verified.faults))
     error = "Median of |log2(runtime / predicted)| of the last 1,000 jobs that ended."
     yield GaugeMetricFamily(names.PREDICTION_ERROR, error, value=gauges.predictions.median_error_milli / 1000)
     coverage = "Part of the last 1,000 jobs that ended within their predicted p90."

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Coroutine
 from protos.suanli.v1 import regions_pb2
 from scheduler.api.gate import first_of
 from scheduler.api.logs import LogBroker, RegionLink
+from scheduler.api.tls import AgentAuthority
 from scheduler.api.visibility import Caller
-from scheduler.domain.errors import InvalidArgument, PermissionDenied, Unavailable
+from scheduler.domain.errors import FailedPrecondition, InvalidArgument, PermissionDenied, Unavailable
 from scheduler.service.contract import AgentSession, Service
 from scheduler.wire import check
 from scheduler.wire.agent import command_to_proto, hello_from_proto, message_from_proto
@@ -23,9 +24,17 @@ _Outgoing = asyncio.Queue[regions_pb2.ConnectResponse | BaseException | None]
 
 
 class RegionApi:
-    """Serves agents. ``artifacts_url`` is told to agents that have none of their own."""
+    """Serves agents. ``artifacts_url`` is told to agents that have none of their own; ``authority`` signs their certificates."""
 
-    def __init__(self, service: Service, codec: SpecCodec, logs: LogBroker, artifacts_url: str) -> None:
+    def __init__(
+        self,
+        service: Service,
+        codec: SpecCodec,
+        logs: LogBroker,
+        artifacts_url: str,
+        authority: AgentAuthority | None = None,
+    ) -> None:
+        self._authority = authority
         self._service = service
         self._codec = codec
         self._logs = logs
@@ -34,13 +43,33 @@ class RegionApi:
     async def enrol_agent(
         self, request: regions_pb2.EnrolAgentRequest, caller: Caller
     ) -> regions_pb2.EnrolAgentResponse:
-        """Exchange a token for a key."""
+        """Exchange a token for a key, and for a certificate when one is asked for."""
         del caller
         check.slug(request.region, "region", "a region's id")
         check.text(request.agent_name, 128, "agent_name")
         check.text(request.token, 256, "token")
+        # What is wrong with the request must not cost the token, which is good for one use.
+        certificate = ""
+        if request.certificate_request:
+            certificate = self._sign(request.certificate_request, request.region)
         key = await self._service.enrol_agent(request.token, request.region, request.agent_name)
-        return regions_pb2.EnrolAgentResponse(api_key=key, region=request.region)
+        return regions_pb2.EnrolAgentResponse(api_key=key, region=request.region, certificate=certificate)
+
+    async def renew_certificate(
+        self, request: regions_pb2.RenewCertificateRequest, caller: Caller
+    ) -> regions_pb2.RenewCertificateResponse:
+        """Sign a new certificate for the caller's region; the gate has compared the present one with the key."""
+        certificate = self._sign(request.certificate_request, caller.region)
+        return regions_pb2.RenewCertificateResponse(certificate=certificate)
+
+    def _sign(self, request: str, region: str) -> str:
+        if self._authority is None:
+            raise FailedPrecondition(
+                "This control plane signs no certificates (tls.agent_ca_key): give the agent one of your own, as tls_cert and "
+                "tls_key.",
+                reason="NO_AGENT_CA",
+            )
+        return self._authority.sign(request, region, "certificate_request")
 
     async def connect(
         self, requests: AsyncIterator[regions_pb2.ConnectRequest], caller: Caller

@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
-from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from typing import Protocol
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from protos.suanli.v1 import admin_pb2, jobs_pb2, regions_pb2, usage_pb2
+from protos.suanli.v1 import admin_pb2, audit_pb2, data_pb2, jobs_pb2, regions_pb2, usage_pb2
 from scheduler.api.accounting import AccountingApi
 from scheduler.api.admin import AdminApi
+from scheduler.api.audit import AuditApi
 from scheduler.api.blobs import MAX_BLOB_BYTES, Artifacts, BlobApi
+from scheduler.api.credentials import Credentials
+from scheduler.api.data import DataApi
 from scheduler.api.exports import ExportApi
 from scheduler.api.gate import Gate, RpcObserver
+from scheduler.api.identity import IdentityApi
 from scheduler.api.jobs import JobApi
+from scheduler.api.limiting import Limiting, LimitObserver
 from scheduler.api.logs import LogBroker
 from scheduler.api.policies import PolicyApi
 from scheduler.api.prices import PriceApi
 from scheduler.api.regions import RegionApi
 from scheduler.api.statements import StatementApi
+from scheduler.api.tls import AgentAuthority, ConfigurationError, ExpiryObserver, ReloadingCertificates, Tls
 from scheduler.api.usage import UsageApi
 from scheduler.api.verification import VerificationApi
 from scheduler.catalog.catalogue import Catalogue
+from scheduler.governance.limits import Limits
+from scheduler.identity.fetching import fetch_json
+from scheduler.identity.issuers import NO_OIDC, Oidc
+from scheduler.identity.tokens import Tokens
 from scheduler.service.contract import Service
+from scheduler.service.ids import WallClock
 from scheduler.wire.spec import SpecCodec
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
@@ -34,6 +46,8 @@ SERVICES = (
     regions_pb2.DESCRIPTOR.services_by_name["RegionService"],
     admin_pb2.DESCRIPTOR.services_by_name["AdminService"],
     usage_pb2.DESCRIPTOR.services_by_name["UsageService"],
+    audit_pb2.DESCRIPTOR.services_by_name["AuditService"],
+    data_pb2.DESCRIPTOR.services_by_name["DataService"],
 )
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -48,19 +62,11 @@ _OPTIONS = (
     ("grpc.http2.max_ping_strikes", 0),
 )
 _MAX_CONCURRENT_RPCS = 20_000
+DEFAULT_LIMITS = Limits()
 
 
-class ConfigurationError(Exception):
-    """The configuration cannot be served; the text says what to change."""
-
-
-@dataclass(frozen=True)
-class Tls:
-    """Files in PEM form. With ``client_ca``, callers must show a certificate that it signed."""
-
-    cert: Path
-    key: Path
-    client_ca: Path | None = None
+class ServerObserver(RpcObserver, LimitObserver, ExpiryObserver, Protocol):
+    """Counts calls and refusals, and shows when certificates run out."""
 
 
 class ApiServer:
@@ -72,17 +78,27 @@ class ApiServer:
         codec: SpecCodec,
         catalogue: Catalogue,
         artifacts: Artifacts,
-        observer: RpcObserver,
+        observer: ServerObserver,
         *,
         artifacts_url: str = "",
         max_blob_bytes: int = MAX_BLOB_BYTES,
+        oidc: Oidc = NO_OIDC,
+        limits: Limits = DEFAULT_LIMITS,
+        tls: Tls | None = None,
     ) -> None:
         logs = LogBroker()
+        limiting = Limiting(limits, observer)
+        self._tls = tls
+        self._observer = observer
+        authority = None
+        if tls is not None and tls.agent_ca_cert is not None and tls.agent_ca_key is not None:
+            authority = AgentAuthority(tls.agent_ca_cert, tls.agent_ca_key)
         servicers = (
             JobApi(service, codec, catalogue, artifacts, logs),
-            BlobApi(service, artifacts, max_blob_bytes),
-            RegionApi(service, codec, logs, artifacts_url),
+            BlobApi(service, artifacts, limiting, max_blob_bytes),
+            RegionApi(service, codec, logs, artifacts_url, authority),
             AdminApi(service),
+            IdentityApi(service, oidc),
             PolicyApi(service),
             UsageApi(service),
             AccountingApi(service),
@@ -90,9 +106,14 @@ class ApiServer:
             StatementApi(service),
             ExportApi(service),
             VerificationApi(service),
+            AuditApi(service),
+            DataApi(service, codec),
         )
         self.grpc = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CONCURRENT_RPCS)
-        self._gate = Gate(service, observer)
+        tokens = Tokens(oidc.issuers, WallClock().now_ms, lambda issuer: partial(fetch_json, ca=issuer.ca))
+        need = tls is not None and tls.agents_need_certificates
+        self._gate = Gate(Credentials(service, tokens), service, observer, service, limiting, need)
+        self._watch: asyncio.Task[None] | None = None
         for descriptor in SERVICES:
             self._gate.add(self.grpc, descriptor, servicers)
         self._health = health.aio.HealthServicer()
@@ -104,22 +125,39 @@ class ApiServer:
             self.grpc,
         )
 
-    def listen(self, host: str, port: int, tls: Tls | None) -> int:
+    def listen(self, host: str, port: int) -> int:
         """Bind; returns the port. Raises ``ConfigurationError`` for plaintext beyond this machine."""
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        if tls is None:
+        if self._tls is None:
             require_loopback(host)
+            return self._bind("listen", host, port, None)
+        certificates = ReloadingCertificates(self._tls, self._tls.client_ca, "client_ca", self._observer)
+        return self._bind("listen", host, port, certificates)
+
+    def listen_for_agents(self, host: str, port: int) -> int:
+        """Bind a second address, whose callers must show a certificate of ``tls.agent_ca_cert``; returns the port.
+
+        gRPC for Python either requires a client's certificate or does not ask for one, so that people, who have none, and agents
+        cannot share an address. Everything is served on both.
+        """
+        if self._tls is None or self._tls.agent_ca_cert is None:
+            raise ConfigurationError("agents_listen: give tls.agent_ca_cert, which signs the certificates of agents.")
+        certificates = ReloadingCertificates(self._tls, self._tls.agent_ca_cert, "agent_ca_cert", self._observer)
+        return self._bind("agents_listen", host, port, certificates)
+
+    def _bind(self, name: str, host: str, port: int, certificates: ReloadingCertificates | None) -> int:
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            if tls is None:
+            if certificates is None:
                 return self.grpc.add_insecure_port(address)
-            return self.grpc.add_secure_port(address, _credentials(tls))
+            return self.grpc.add_secure_port(address, certificates.credentials())
         except RuntimeError as error:
-            raise ConfigurationError(f"listen: {address} cannot be bound; is it in use? ({error})") from error
+            raise ConfigurationError(f"{name}: {address} cannot be bound; is it in use? ({error})") from error
 
     async def start(self) -> None:
         """Begin to take connections; calls are refused until ``serving(True)``."""
         await self.serving(False)
         await self.grpc.start()
+        self._watch = asyncio.create_task(self._gate.keep_watch())
 
     async def serving(self, yes: bool) -> None:
         """Tell health checks whether calls are answered."""
@@ -131,6 +169,8 @@ class ApiServer:
     async def stop(self, grace_s: float) -> None:
         """Take no new calls, and give those under way ``grace_s`` seconds."""
         self._gate.close()
+        if self._watch is not None:
+            self._watch.cancel()
         await self._health.enter_graceful_shutdown()
         await self.grpc.stop(grace_s)
 
@@ -150,16 +190,3 @@ def require_loopback(host: str) -> None:
             f"listen: {host} can be reached from other machines, and keys would cross the network in plain text; give "
             "tls.cert and tls.key, or listen on 127.0.0.1."
         )
-
-
-def _credentials(tls: Tls) -> grpc.ServerCredentials:
-    def read(path: Path, name: str) -> bytes:
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise ConfigurationError(f"tls.{name}: {path} cannot be read: {error.strerror}") from error
-
-    pairs = [(read(tls.key, "key"), read(tls.cert, "cert"))]
-    if tls.client_ca is None:
-        return grpc.ssl_server_credentials(pairs)
-    return grpc.ssl_server_credentials(pairs, read(tls.client_ca, "client_ca"), require_client_auth=True)

@@ -64,13 +64,14 @@ class UsageApi:
         self._service = service
 
     async def get_usage(self, request: usage_pb2.GetUsageRequest, caller: Caller) -> usage_pb2.GetUsageResponse:
-        """Sums, grouped; of the caller's own jobs alone for one who may see no more."""
+        """Sums, grouped; of the caller's own jobs alone for one who may see no more. A lead reads a whole project it leads by naming it."""
         institution = institution_scope(caller, request.institution, "institution")
         check.optional_slug(institution, "institution", "an institution's id")
         check.optional_slug(request.project, "project", "a project's id")
         _check_interval(request.from_ms, request.to_ms)
         group_by = _dimensions(request) or [Dimension.INSTITUTION]
-        user = caller.user if caller.scope is Scope.OWN else ""
+        whole = caller.scope in (Scope.INSTITUTION, Scope.ANY) or request.project in caller.leads
+        user = "" if whole else caller.user
         interval = split_interval(request.from_ms, request.to_ms)
         query = UsageQuery(institution, request.project, user, group_by=grouping(group_by, request.include_energy))
         if interval.months is not None:

@@ -5,9 +5,11 @@ SuanliError
 ├── Unauthenticated        no, or a wrong, credential
 ├── PermissionDenied       the caller may not do this
 ├── NotFound               no such thing, or none the caller may know of
+│   └── Hidden             there is one
 ├── AlreadyExists          a request_id reused with another body, a name taken
 ├── FailedPrecondition     right in itself, but not in the present state
 ├── ResourceExhausted      a bound, a quota or a rate is reached
+├── DeadlineExceeded       it took longer than the server lets a call take
 ├── Unavailable            try again: not the leader, the store is away
 │   └── Deposed            another process has become the leader
 └── Internal               a defect of ours
@@ -25,7 +27,7 @@ class SuanliError(Exception):
     """Base of all errors this project raises on purpose.
 
     ``reason`` is the constant programs match on; ``field`` is the path of the offending field or empty; ``metadata``
-    holds further facts as strings.
+    holds further facts as strings; ``retry_ms`` says after how long the same may succeed (0: not known).
     """
 
     default_reason = "INTERNAL"
@@ -37,12 +39,14 @@ class SuanliError(Exception):
         reason: str = "",
         field: str = "",
         metadata: Mapping[str, str] | None = None,
+        retry_ms: int = 0,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.reason = reason or self.default_reason
         self.field = field
         self.metadata = dict(metadata or {})
+        self.retry_ms = retry_ms
 
 
 class InvalidArgument(SuanliError):
@@ -69,6 +73,10 @@ class NotFound(SuanliError):
     default_reason = "NOT_FOUND"
 
 
+class Hidden(NotFound):
+    """There is such a thing, and the caller may not know of it: says what ``NotFound`` says, and is audited."""
+
+
 class AlreadyExists(SuanliError):
     """The name or the request_id is taken by something else."""
 
@@ -85,6 +93,12 @@ class ResourceExhausted(SuanliError):
     """A bound, a quota or a rate is reached."""
 
     default_reason = "RESOURCE_EXHAUSTED"
+
+
+class DeadlineExceeded(SuanliError):
+    """The call brought no deadline, and the server's own has passed."""
+
+    default_reason = "DEADLINE_EXCEEDED"
 
 
 class Unavailable(SuanliError):

@@ -250,6 +250,101 @@ class BudgetNoticeRecord(NamedTuple):
     unit: int
 
 
+class DataSetRecord(NamedTuple):
+    """A version of a data set (``scheduler.governance.data.DataSet``).
+
+    ``classification`` and ``on_revoke`` are numbers of their enums; ``allowed_regions``, ``purposes`` and ``replicas`` are JSON;
+    ``personal``, ``minors`` and ``listed`` are 0 or 1.
+    """
+
+    data_set: str
+    version: str
+    institution: str
+    steward: str
+    classification: int
+    title: str
+    personal: int
+    minors: int
+    deidentification: int
+    home_region: str
+    allowed_regions: str
+    purposes: str
+    size_mib: int
+    content_hash: str
+    replicas: str
+    schema_json: str
+    retention_until_ms: int
+    on_revoke: int
+    listed: int
+    withdrawn_ms: int
+    withdrawn_reason: str
+    author: str
+    create_ms: int
+
+
+class GrantRecord(NamedTuple):
+    """A grant (``scheduler.governance.data.Grant``): ``actions`` is JSON, ``status`` a ``GrantStatus``."""
+
+    grant_id: str
+    institution: str
+    project: str
+    data_set: str
+    version: str
+    purpose: str
+    actions: str
+    status: int
+    deidentification: int
+    from_ms: int
+    to_ms: int
+    requester: str
+    request_reason: str
+    request_ms: int
+    decider: str
+    decision_reason: str
+    decide_ms: int
+    revoker: str
+    revoke_reason: str
+    revoke_ms: int
+
+
+class AuditRecord(NamedTuple):
+    """A decision that matters: who did what, to what, on whose behalf, and what came of it. Append-only.
+
+    ``actor`` is a user ("": nobody known; "system": the control plane itself), ``role`` and ``institution`` are the actor's;
+    ``on_behalf_of`` is the institution whose thing ``target`` is ("": the platform's, or not known). ``outcome`` is an
+    ``AuditOutcome``; ``before`` and ``after`` are JSON objects, or empty. ``calls`` is how many calls the record tells of.
+
+    ``hash`` is the SHA-256 over the hash of the record before and all other fields (``scheduler.domain.chain``).
+    """
+
+    sequence: int
+    time_ms: int
+    actor: str
+    role: int
+    institution: str
+    action: str
+    target: str
+    on_behalf_of: str
+    outcome: int
+    reason: str
+    before: str
+    after: str
+    peer: str
+    key_prefix: str
+    calls: int
+    hash: bytes
+
+
+class AuditHeadRecord(NamedTuple):
+    """At ``time_ms`` the newest audit record was this one, with this hash; signed (Ed25519) with the private key of ``key``. Append-only."""
+
+    sequence: int
+    hash: bytes
+    time_ms: int
+    key: bytes
+    signature: bytes
+
+
 class RequestRecord(NamedTuple):
     """A submission's idempotency key, kept in the submission's own transaction.
 
@@ -285,7 +380,10 @@ class ProjectRecord(NamedTuple):
 
 
 class UserRecord(NamedTuple):
-    """A person or program. ``institution`` is empty for the platform's own; ``role`` as in ``suanli.v1.Role``."""
+    """A person or program. ``institution`` is empty for the platform's own; ``role`` as in ``suanli.v1.Role``.
+
+    ``projects``: ids, sorted, a comma between them, of the institution's projects that a project lead leads; else empty.
+    """
 
     user: str
     institution: str
@@ -293,10 +391,20 @@ class UserRecord(NamedTuple):
     role: int
     disabled: int
     create_ms: int
+    projects: str = ""
+
+    @property
+    def leads(self) -> frozenset[str]:
+        """The projects, one by one."""
+        return frozenset(filter(None, self.projects.split(",")))
 
 
 class ApiKeyRecord(NamedTuple):
-    """A credential. ``secret_hash`` is the SHA-256 of the 256-bit secret; ``region`` is set for an agent's key."""
+    """A credential. ``secret_hash`` is the SHA-256 of the 256-bit secret; ``region`` is set for an agent's key.
+
+    The key may do what ``limit_role`` may (0: no such limit), within ``project`` (empty: in all), and only reads where ``read_only``
+    is 1; never more than its user may. ``last_used_ms`` is behind the truth by up to an hour.
+    """
 
     prefix: str
     secret_hash: bytes
@@ -308,6 +416,10 @@ class ApiKeyRecord(NamedTuple):
     create_ms: int
     expire_ms: int
     revoked: int
+    limit_role: int = 0
+    project: str = ""
+    read_only: int = 0
+    last_used_ms: int = 0
 
 
 class EnrolmentRecord(NamedTuple):

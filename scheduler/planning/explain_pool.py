@@ -11,7 +11,14 @@ from scheduler.domain.spec import Shape
 from scheduler.planning import kernels, wording
 from scheduler.planning.explanation import PoolReason
 from scheduler.planning.feasible import lacks
-from scheduler.planning.fit import accelerator_allowed, data_regions, pool_allowed, region_allowed, spot_allowed
+from scheduler.planning.fit import (
+    accelerator_allowed,
+    data_regions,
+    pool_allowed,
+    region_allowed,
+    spot_allowed,
+    trust_allowed,
+)
 from scheduler.planning.guarantees import Guarantees, Standing
 from scheduler.planning.kernels import Flags, Ints
 from scheduler.planning.places import gang_nodes
@@ -59,6 +66,8 @@ def _barred(pool: Pool, key: GroupKey, policy: Policy) -> PoolReason | None:
     regions = data_regions(shape, policy)
     if regions is not None and pool.key.region not in regions:
         return PoolReason(pool.key, "DATA_RESIDENCY", wording.residency(pool.key.region, shape, policy), pool.nodes)
+    if not trust_allowed(pool.key, shape, policy):
+        return PoolReason(pool.key, "DATA_RESIDENCY", wording.UNTRUSTED, pool.nodes)
     if not spot_allowed(pool.key, policy, key.preemptible):
         return PoolReason(pool.key, "SPOT", "it is a spot pool, which takes preemptible jobs only", pool.nodes)
     return None

@@ -23,6 +23,7 @@ from scheduler.planning.fit import (
     replicas_when_empty,
     site_of,
     spot_allowed,
+    trust_allowed,
 )
 from scheduler.planning.policy import Policy
 from scheduler.planning.types import NodeView, PoolKey
@@ -134,6 +135,8 @@ def _barred(pool: PoolKey, shape: Shape, policy: Policy, preemptible: bool) -> t
     if regions is not None and pool.region not in regions:
         why = f"but {wording.residency(pool.region, shape, policy)}"
         return _Miss(5, 0, 0, Fraction(0), pool), Infeasible(pool, asked + why)
+    if not trust_allowed(pool, shape, policy):
+        return _Miss(5, 0, 0, Fraction(0), pool), Infeasible(pool, f"{asked}but {wording.UNTRUSTED}")
     if not spot_allowed(pool, policy, preemptible):
         return _Miss(1, 0, 0, Fraction(0), pool), Infeasible(
             pool, f"{asked}a spot pool, which takes preemptible jobs only"

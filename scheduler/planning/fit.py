@@ -90,12 +90,22 @@ def spot_allowed(pool: PoolKey, policy: Policy, preemptible: bool) -> bool:
     return preemptible or not policy.pools.get(str(pool), NO_POOL_POLICY).spot
 
 
+def trust_allowed(pool: PoolKey, shape: Shape, policy: Policy) -> bool:
+    """Whether the pool is trusted with each of the job's data sets."""
+    if not shape.data_sets:
+        return True
+    trust = policy.pools.get(str(pool), NO_POOL_POLICY).trust
+    found = (policy.data_sets.get(name) for name in shape.data_sets)
+    return all(data_set is None or data_set.level <= trust for data_set in found)
+
+
 def site_allowed(site: SiteKey, shape: Shape, policy: Policy, preemptible: bool) -> bool:
     """Whether all rules about region, data, pool and accelerator hold."""
     regions = data_regions(shape, policy)
     return (
         region_allowed(site.region, shape)
         and (regions is None or site.region in regions)
+        and trust_allowed(site.pool_key, shape, policy)
         and pool_allowed(site.pool_key, shape)
         and spot_allowed(site.pool_key, policy, preemptible)
         and accelerator_allowed(site.accelerator, site.has_gpus, shape)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from scheduler.domain.classification import Classification
 from scheduler.domain.resources import Resources
 
 INSTITUTION, PROJECT, USER = "institution", "project", "user"
@@ -119,20 +120,28 @@ class ScorePolicy:
 
 @dataclass(frozen=True, slots=True)
 class PoolPolicy:
-    """What operators say of a pool: ``spot`` takes preemptible jobs only; prices per hour in minor units of currency."""
+    """What operators say of a pool: ``spot`` takes preemptible jobs only; prices per hour in minor units of currency.
+
+    ``trust`` is the highest level of registered data that may go there: what is sensitive goes only where somebody has said so.
+    """
 
     spot: bool = False
     cpu_core_hour: int = 0
     gpu_hour: int = 0
+    trust: Classification = Classification.RESTRICTED
 
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """Where a data set lies (``regions``), its size, and where it may be processed (``allowed_regions``; empty: anywhere)."""
+    """Where a data set lies (``regions``), its size, and where it may be processed (``allowed_regions``; empty: anywhere).
+
+    ``level``: only in pools trusted so far. A policy says nothing of it; the register of data sets does.
+    """
 
     size_mib: int
     regions: tuple[str, ...] = ()
     allowed_regions: tuple[str, ...] = ()
+    level: Classification = Classification.PUBLIC
 
 
 def _no_mapping() -> Mapping[str, int]:

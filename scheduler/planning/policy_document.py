@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from scheduler.domain import document_values as v
+from scheduler.domain.classification import Classification
 from scheduler.domain.document_values import Section, refuse, shown
 from scheduler.planning import policy_values as amounts
 from scheduler.planning.policy import (
@@ -235,14 +236,22 @@ def _score(top: Section, base: ScorePolicy) -> ScorePolicy:
 
 
 def _pool(value: Any, path: str) -> PoolPolicy:
-    section = Section(value, path, ("spot", "price"))
+    section = Section(value, path, ("spot", "price", "trust"))
     price = section.part("price", ("cpu_core_hour", "gpu_hour"))
     amount = v.integer(0, MAX_PRICE)
     return PoolPolicy(
         spot=section.take("spot", v.flag, False),
         cpu_core_hour=price.take("cpu_core_hour", amount, 0),
         gpu_hour=price.take("gpu_hour", amount, 0),
+        trust=section.take("trust", _trust, Classification.RESTRICTED),
     )
+
+
+def _trust(value: Any, path: str) -> Classification:
+    if not isinstance(value, str) or value.upper() not in Classification.__members__:
+        names = ", ".join(level.name.lower() for level in Classification)
+        refuse(path, f"{shown(value)} is no level of data; give one of {names}.")
+    return Classification[value.upper()]
 
 
 def _data_set(value: Any, path: str) -> DataSet:
@@ -293,7 +302,11 @@ def dump(policy: Policy) -> dict[str, Any]:
         "score": {name: v.number(getattr(policy.score, name)) for name in _WEIGHTS}
         | {"accelerator_order": policy.score.accelerator_order},
         "pools": {
-            name: {"spot": pool.spot, "price": {"cpu_core_hour": pool.cpu_core_hour, "gpu_hour": pool.gpu_hour}}
+            name: {
+                "spot": pool.spot,
+                "price": {"cpu_core_hour": pool.cpu_core_hour, "gpu_hour": pool.gpu_hour},
+                "trust": pool.trust.name.lower(),
+            }
             for name, pool in sorted(policy.pools.items())
         },
         "data_sets": {

@@ -77,6 +77,9 @@ def duration(ms: int) -> str:
     return count(max(0, ms) // 1000, "second")
 
 
+UNTRUSTED = "it is not trusted with data as closely kept as the job's"
+
+
 def residency(region: str, shape: Shape, policy: Policy) -> str:
     """'data set census may be processed in region west only'; of those that may not be processed in ``region``."""
     parts = []

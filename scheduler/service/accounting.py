@@ -18,6 +18,7 @@ from scheduler.metering.money import Amounts
 from scheduler.metering.segments import month_of
 from scheduler.metering.totals import GROUP_BY, Total, TotalKey, Totals
 from scheduler.service import corrections, months
+from scheduler.service.auditing import tell
 from scheduler.service.budgets import BUDGET, Account, place_of, record_of
 from scheduler.service.contract import BudgetStatus, Correction, Metered, VerifyProgress
 from scheduler.service.engine import Engine
@@ -265,8 +266,9 @@ def apply_budget(state: State, budget: Budget, author: str, spent: int, upto: in
     missed = [each for each in metering.recent if each.sequence > upto]
     if len(missed) < state.counters.ledger_seq - upto:
         return None
-    before = metering.budgets.accounts.get(budget.budget)
-    create_ms = before.budget.create_ms if before else state.now()
+    known = metering.budgets.accounts.get(budget.budget)
+    before = record_of(known.budget) if known else None
+    create_ms = before.create_ms if before else state.now()
     budget = replace(budget, author=author, create_ms=create_ms)
     account = metering.budgets.put(budget)
     spent += sum(
@@ -274,7 +276,9 @@ def apply_budget(state: State, budget: Budget, author: str, spent: int, upto: in
     )
     metering.budgets.use_spent(account, spent, state.now())
     metering.budgets.keep_anew(budget.institution, state.attempts.values(), state.now())
-    state.record.budgets.append(record_of(budget))
+    record = record_of(budget)
+    state.record.budgets.append(record)
+    tell(state, "PutBudget", budget.budget, budget.institution, before, record)
     return status_of(state, account)
 
 

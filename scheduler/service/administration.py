@@ -32,6 +32,7 @@ from scheduler.service.contract import (
 )
 from scheduler.service.engine import Engine
 from scheduler.service.model import Node, Region
+from scheduler.service.people import NO_LIMITS, KeyLimits
 from scheduler.service.ports import Store
 
 T = TypeVar("T")
@@ -82,9 +83,20 @@ class Administration:
             lambda: [found[u] for u in sorted(found) if not institution or found[u].institution == institution]
         )
 
-    async def create_api_key(self, user: str, title: str, expire_ms: int, actor: str) -> tuple[ApiKeyRecord, str]:
+    def find_user(self, user: str) -> UserRecord | None:
         """See ``Service``."""
-        return await self._change(lambda: tenants.create_api_key(self.engine.state, user, title, expire_ms))
+        return self.engine.state.users.get(user)
+
+    async def provision_user(self, record: UserRecord, actor: str) -> UserRecord:
+        """See ``Service``."""
+        users = self.engine.state.users
+        return await self._change(lambda: users.get(record.user) or tenants.put_user(self.engine.state, record))
+
+    async def create_api_key(
+        self, user: str, title: str, expire_ms: int, actor: str, limits: KeyLimits = NO_LIMITS
+    ) -> tuple[ApiKeyRecord, str]:
+        """See ``Service``."""
+        return await self._change(lambda: tenants.create_api_key(self.engine.state, user, title, expire_ms, limits))
 
     async def adopt_api_key(self, user: str, title: str, key: str) -> ApiKeyRecord:
         """See ``Service``."""
@@ -92,12 +104,13 @@ class Administration:
 
     async def list_api_keys(self, institution: str, user: str) -> list[ApiKeyRecord]:
         """See ``Service``."""
-        keys = sorted(self.engine.state.api_keys.values())
-        return await self._change(
-            lambda: [
-                k for k in keys if (not institution or k.institution == institution) and (not user or k.user == user)
-            ]
-        )
+        state = self.engine.state
+        keys = [
+            k._replace(last_used_ms=state.key_uses.get(k.prefix, k.last_used_ms))
+            for k in sorted(state.api_keys.values())
+            if (not institution or k.institution == institution) and (not user or k.user == user)
+        ]
+        return await self._change(lambda: keys)
 
     async def revoke_api_key(self, prefix: str, actor: str) -> ApiKeyRecord:
         """See ``Service``."""
@@ -106,6 +119,11 @@ class Administration:
     def authenticate(self, key: str) -> ApiKeyRecord:
         """See ``Service``."""
         return tenants.authenticate(self.engine.state, key)
+
+    def led_by(self, user: str) -> frozenset[str]:
+        """See ``Service``."""
+        record = self.engine.state.users.get(user)
+        return record.leads if record else frozenset()
 
     async def set_quota(self, record: QuotaRecord, actor: str) -> QuotaRecord:
         """See ``Service``."""
@@ -203,6 +221,8 @@ class Administration:
             event_sequence=state.counters.event_seq,
             policy_version=state.policy_record.version if state.policy_record else 0,
             predictions=state.predictor.accuracy(),
+            audit_sequence=state.audit.sequence,
+            audit_verified=state.audit.verified,
         )
 
     def _quotas(self, institution: str) -> list[QuotaStatus]:

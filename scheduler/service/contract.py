@@ -14,7 +14,6 @@ from typing import NamedTuple, Protocol
 
 from scheduler.domain.agent import AgentCommand, AgentMessage
 from scheduler.domain.records import (
-    ApiKeyRecord,
     AttemptRecord,
     BudgetNoticeRecord,
     EventRecord,
@@ -41,6 +40,10 @@ from scheduler.planning.explanation import Explanation
 from scheduler.planning.policy_text import PolicyText
 from scheduler.planning.runtimes import Accuracy
 from scheduler.planning.types import GroupKey, NodeView, PendingJob, PoolKey
+from scheduler.service.audit_contract import AuditService
+from scheduler.service.audit_trail import AuditVerified
+from scheduler.service.data_contract import DataService
+from scheduler.service.people import People
 from scheduler.service.ports import EventQuery, JobQuery, LedgerQuery, UsageQuery, UsageSum
 from scheduler.service.statements import StatementFacts
 
@@ -258,6 +261,8 @@ class Gauges(NamedTuple):
     event_sequence: int
     policy_version: int = 0
     predictions: Accuracy = Accuracy(0, 0, 0)
+    audit_sequence: int = 0
+    audit_verified: AuditVerified | None = None
 
 
 class AgentSession(Protocol):
@@ -276,7 +281,7 @@ class AgentSession(Protocol):
         ...
 
 
-class Service(Protocol):
+class Service(People, AuditService, DataService, Protocol):
     """Everything the API layer may ask for."""
 
     async def submit(self, submission: Submission) -> Submitted:
@@ -396,27 +401,6 @@ class Service(Protocol):
 
     async def list_users(self, institution: str) -> list[UserRecord]:
         """Of one institution or (empty) of all, by id."""
-        ...
-
-    async def create_api_key(self, user: str, title: str, expire_ms: int, actor: str) -> tuple[ApiKeyRecord, str]:
-        """A new key for an existing user, with its secret in the form "suanli_<prefix>_<secret>"."""
-        ...
-
-    async def adopt_api_key(self, user: str, title: str, key: str) -> ApiKeyRecord:
-        """Make a key that was drawn elsewhere one of an existing user's; ``InvalidArgument`` when it is not the text of one."""
-        ...
-
-    async def list_api_keys(self, institution: str, user: str) -> list[ApiKeyRecord]:
-        """By prefix; empty fields do not filter."""
-        ...
-
-    async def revoke_api_key(self, prefix: str, actor: str) -> ApiKeyRecord:
-        """Idempotent; ``NotFound`` for an unknown prefix."""
-        ...
-
-    def authenticate(self, key: str) -> ApiKeyRecord:
-        """The record of a full key "suanli_<prefix>_<secret>" that is live now; raises ``Unauthenticated``. From memory, so it
-        costs microseconds. The user's present role and institution are in the record."""
         ...
 
     async def set_quota(self, record: QuotaRecord, actor: str) -> QuotaRecord:

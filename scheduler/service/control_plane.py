@@ -30,8 +30,11 @@ from scheduler.planning.warming import warm_up
 from scheduler.service import statements
 from scheduler.service.accounting import Accounting, load_totals
 from scheduler.service.administration import Administration
+from scheduler.service.audit_log import AuditLog
+from scheduler.service.auditing import Signer
 from scheduler.service.committing import Committer
 from scheduler.service.contract import CostEstimates, JobExplanation, Submission, Submitted, Usage
+from scheduler.service.data import DataGovernance
 from scheduler.service.engine import Engine
 from scheduler.service.explaining import with_forecast
 from scheduler.service.job import Job
@@ -66,7 +69,7 @@ FORECAST_SECONDS = 1.0
 """A forecast may go on for so long before it extrapolates."""
 
 
-class ControlPlane(Administration, Accounting):
+class ControlPlane(Administration, Accounting, AuditLog, DataGovernance):
     """One process of the control plane: a standby until ``start`` returns, then the leader until it fails or stops."""
 
     def __init__(
@@ -78,7 +81,9 @@ class ControlPlane(Administration, Accounting):
         policy: Policy,
         settings: Settings,
         observer: Observer | None = None,
+        signer: Signer | None = None,
     ) -> None:
+        super().__init__(signer)
         self._new_engine: Callable[[], Engine] = lambda: Engine(
             clock, ids, codec, policy, settings, observer, RuntimeModel()
         )
@@ -128,6 +133,7 @@ class ControlPlane(Administration, Accounting):
         self._run(self._tick())
         if every_ms := self.engine.state.settings.verify_ledger_every_ms:
             self._run(self.keep_verifying(every_ms / 1000))
+            self._run(self.keep_verifying_audit(every_ms / 1000))
         self._leader = True
         self._committer.changed()
         jobs = self.engine.state.live_jobs
@@ -143,6 +149,7 @@ class ControlPlane(Administration, Accounting):
             if was_leader:
                 self._sessions.end_all()
                 self._hub.close()
+                self.keep_audit(at_once=True)
                 await asyncio.wait_for(self._committer.durable(), STOP_S)
         except (TimeoutError, SuanliError) as error:
             log.warning("stopping without writing what was not acknowledged: %r", error)
@@ -192,6 +199,7 @@ class ControlPlane(Administration, Accounting):
             wait_s = TICK_S if due_ms is None else min(TICK_S, max(0.01, (due_ms - self.engine.state.now()) / 1000))
             await asyncio.sleep(wait_s)
             self.engine.tick()
+            self.keep_audit()
             self._committer.changed()
 
     async def _renew(self, epoch: int) -> None:

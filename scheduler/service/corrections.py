@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from scheduler.domain.errors import FailedPrecondition, InvalidArgument, NotFound
 from scheduler.domain.records import LedgerRecord
 from scheduler.domain.states import EntryKind
+from scheduler.service.auditing import tell
 from scheduler.service.contract import Correction, Replacement
 from scheduler.service.posting import post, reversal
 from scheduler.service.state import State
@@ -34,7 +35,10 @@ def correct(
         records.append(_replaced(state, asked, record, asked.replacement, revision, author))
     metering.corrected[segment] = revision
     metering.taken_back.add(record.sequence)
-    return post(state, records)
+    posted = post(state, records)
+    made = {"records": posted}
+    tell(state, "CorrectLedger", str(asked.sequence), record.institution, record, made, asked.reason)
+    return posted
 
 
 def _segment_of(record: LedgerRecord) -> tuple[str, int, int]:

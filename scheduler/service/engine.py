@@ -13,7 +13,7 @@ from scheduler.domain.agent import AgentMessage
 from scheduler.domain.records import JobRecord, RequestRecord
 from scheduler.domain.states import JobState
 from scheduler.planning.policy import Policy
-from scheduler.service import agents, explaining, funding, loading, posting, rounds, submitting
+from scheduler.service import agents, explaining, funding, governing, loading, posting, rounds, submitting
 from scheduler.service.contract import JobExplanation, Submission
 from scheduler.service.observe import Observer
 from scheduler.service.ports import Clock, IdSource, RuntimePredictor, SpecCodec, StoredState
@@ -100,6 +100,7 @@ class Engine:
         state.claims.drop_old(state.now())
         posting.post_days(state)
         funding.tick(state)
+        governing.tick(state)
         if state.queue.size_total and now - state.last_round_ms >= state.settings.max_round_gap_ms:
             state.round_needed = True
 

@@ -147,8 +147,8 @@ def blocked(code: str, message: str, **numbers: int) -> Explanation:
 def _held(job: Job, waiting: tuple[str, ...]) -> Explanation:
     if job.reason == "BACKOFF":
         return blocked("BACKOFF", job.message, eligible_ms=job.eligible_ms)
-    if job.reason == "BUDGET":
-        return blocked("BUDGET", job.message)
+    if job.reason in ("BUDGET", "GRANT"):
+        return blocked(job.reason, job.message)
     message = f"Waits for {len(waiting)} other job{'s' if len(waiting) != 1 else ''}: {', '.join(waiting[:5])}"
     return blocked("DEPENDENCY", message + (", …" if len(waiting) > 5 else "."), jobs=len(waiting))
 
@@ -166,8 +166,8 @@ def _active(job: Job) -> Explanation:
 
 def _array(job: Job) -> Explanation:
     live = len(job.live_tasks or ())
-    if job.reason == "BUDGET":
-        return blocked("BUDGET", job.message, live_tasks=live)
+    if job.reason in ("BUDGET", "GRANT"):
+        return blocked(job.reason, job.message, live_tasks=live)
     if job.array_next < job.array_size:
         limit = job.spec.array_max_parallel
         text = f"{live} tasks hold places, the array's own limit of {limit}; the next starts when one of them ends."

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from scheduler.domain.states import AttemptOutcome, JobState
+from scheduler.domain.states import AttemptOutcome
 from scheduler.planning.types import PoolKey
 from scheduler.service.budgets import BUDGET, Account, Shortfall, latest_end_ms, place_of
 from scheduler.service.covering import cost_text, left_text, name_of, places
+from scheduler.service.holding import hold_back, let_go
 from scheduler.service.job import Job
 from scheduler.service.state import State
 from scheduler.service.submitting import stop_attempt
@@ -19,14 +20,7 @@ def hold(state: State, waiting: Job, shortfall: Shortfall, pool: PoolKey) -> Non
     account = shortfall.account
     account.wait(waiting.job_no, shortfall)
     message = _message(state, shortfall, pool) + _elsewhere(state, waiting, pool)
-    if waiting.array_size and waiting.state is JobState.RUNNING:
-        # An array is where its tasks are; those that have not begun wait.
-        state.queue.remove(waiting)
-        state.claims.drop(waiting.job_no)
-        waiting.reason, waiting.message = BUDGET, message
-        state.emit(waiting, BUDGET)
-    else:
-        state.set_state(waiting, JobState.HELD, BUDGET, message, kind=BUDGET)
+    hold_back(state, waiting, BUDGET, message)
 
 
 def tick(state: State) -> None:
@@ -38,13 +32,8 @@ def tick(state: State) -> None:
     for account in budgets.ready(now):
         for job_no in account.take_ready():
             job = state.jobs_by_no.get(job_no)
-            if job is None or job.reason != BUDGET:
-                continue
-            if job.state is JobState.HELD:
-                state.set_state(job, JobState.QUEUED)
-            elif job not in state.queue and job.startable_tasks > 0:
-                job.reason = job.message = ""
-                state.enqueue(job)
+            if job is not None:
+                let_go(state, job, BUDGET)
     for account in budgets.overdrawn():
         _stop_in_time(state, account, now)
 

@@ -6,6 +6,8 @@ from scheduler.domain.records import JobRecord
 from scheduler.domain.states import JobState
 from scheduler.service import policies, prices
 from scheduler.service.budgets import BUDGET
+from scheduler.service.governance import data_set_of, grant_of
+from scheduler.service.governing import GRANT
 from scheduler.service.job import Job
 from scheduler.service.model import Attempt, Node, Region
 from scheduler.service.ports import StoredState
@@ -18,10 +20,12 @@ def rebuild(state: State, stored: StoredState, epoch: int) -> None:
     state.epoch = epoch
     state.start_time_at(stored.last_time_ms)
     state.counters = Counters(stored.last_job_no, stored.last_event_seq, stored.last_ledger_seq, stored.last_launch_seq)
+    _governance(state, stored)
     if stored.policy is not None:
         # Before the jobs: where they stand in the queue is the policy's to say.
         policies.use_stored(state, stored.policy)
     _metering(state, stored)
+    state.audit.load(stored.audit_newest, stored.audit_head_newest)
     _tenants(state, stored)
     for region in stored.regions:
         state.regions[region.region] = Region(
@@ -46,6 +50,16 @@ def rebuild(state: State, stored: StoredState, epoch: int) -> None:
         state.requests[request.user, request.request_id] = request
     state.requests_complete = stored.requests_complete
     state.round_needed = True
+
+
+def _governance(state: State, stored: StoredState) -> None:
+    governance = state.governance
+    for data_set in stored.data_sets:
+        governance.register.put(data_set_of(data_set))
+    for grant in stored.grants:
+        governance.register.put_grant(grant_of(grant))
+    if governance.register:
+        state.use_policy(state.base_policy)
 
 
 def _metering(state: State, stored: StoredState) -> None:
@@ -101,6 +115,9 @@ def _wait(state: State, job: Job) -> None:
         return
     if job.reason == "BACKOFF":
         state.add_timer(job)
+        return
+    if job.reason == GRANT:
+        # The first look at the time lets it go, if it may.
         return
     if job.reason == BUDGET:
         state.metering.budgets.wait_again(job)

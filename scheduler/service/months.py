@@ -7,6 +7,7 @@ from collections.abc import Collection
 from scheduler.domain.errors import FailedPrecondition
 from scheduler.domain.records import MonthRecord
 from scheduler.metering.segments import month_of, month_start_ms, next_month
+from scheduler.service.auditing import tell
 from scheduler.service.posting import post_until
 from scheduler.service.state import State
 
@@ -48,4 +49,5 @@ def close(state: State, month: str, digest: bytes, records: int, author: str) ->
     record = MonthRecord(month, state.now(), author, state.counters.ledger_seq, metering.head, digest, records)
     metering.months[month] = record
     state.record.months.append(record)
+    tell(state, "CloseMonth", month, "", None, record)
     return record

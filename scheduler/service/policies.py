@@ -7,6 +7,7 @@ from scheduler.domain.records import PolicyRecord
 from scheduler.domain.resources import ZERO
 from scheduler.planning.policy_text import effective_of, read_effective
 from scheduler.planning.policy_warnings import warnings
+from scheduler.service.auditing import tell
 from scheduler.service.contract import PolicyDraft
 from scheduler.service.state import State
 
@@ -36,6 +37,7 @@ def put_policy(state: State, draft: PolicyDraft, author: str) -> PolicyRecord:
     state.record.policies.append(record)
     state.policy_record = record
     state.use_policy(draft.text.policy)
+    tell(state, "PutPolicy", str(record.version), "", newest, record, draft.comment)
     return record
 
 
@@ -59,7 +61,7 @@ def use_stored(state: State, record: PolicyRecord) -> None:
 
 def active_policy(state: State) -> PolicyRecord:
     """The policy in force; version 0 and no document when none was ever put."""
-    return state.policy_record or PolicyRecord(0, "", effective_of(state.policy), "", "", 0)
+    return state.policy_record or PolicyRecord(0, "", effective_of(state.base_policy), "", "", 0)
 
 
 def warnings_of(state: State, draft: PolicyDraft) -> list[str]:

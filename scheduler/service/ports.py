@@ -12,12 +12,16 @@ from typing import NamedTuple, Protocol
 from scheduler.domain.records import (
     ApiKeyRecord,
     AttemptRecord,
+    AuditHeadRecord,
+    AuditRecord,
     BudgetNoticeRecord,
     BudgetRecord,
     BudgetSpendingRecord,
+    DataSetRecord,
     EnrolmentRecord,
     EventRecord,
     FairUsageRecord,
+    GrantRecord,
     InstitutionRecord,
     JobRecord,
     LedgerRecord,
@@ -96,7 +100,8 @@ class IdSource(Protocol):
 class CommitBatch:
     """What one transaction writes. Records replace those of the same key, except the append-only ones.
 
-    Append-only: ``events``, ``ledger``, ``requests``, ``policies``, ``price_lists``, ``months``, ``budget_notices``. Keys: jobs ``job_no``; attempts ``(job_no, attempt)``; the others
+    Append-only: ``events``, ``ledger``, ``requests``, ``policies``, ``price_lists``, ``months``, ``budget_notices``,
+    ``audit``, ``audit_heads``. Keys: jobs ``job_no``; attempts ``(job_no, attempt)``; data sets ``(data_set, version)``; the others
     their leading identifying fields. ``new_jobs`` and ``new_attempts`` are known not to be there yet (plain inserts).
     """
 
@@ -122,6 +127,10 @@ class CommitBatch:
     budgets: list[BudgetRecord] = field(default_factory=list)
     budget_spending: list[BudgetSpendingRecord] = field(default_factory=list)
     budget_notices: list[BudgetNoticeRecord] = field(default_factory=list)
+    data_sets: list[DataSetRecord] = field(default_factory=list)
+    grants: list[GrantRecord] = field(default_factory=list)
+    audit: list[AuditRecord] = field(default_factory=list)
+    audit_heads: list[AuditHeadRecord] = field(default_factory=list)
     gone_nodes: list[tuple[str, str]] = field(default_factory=list)
     """(region, node id) of nodes to delete."""
 
@@ -140,7 +149,8 @@ class Leadership(NamedTuple):
 class StoredState:
     """All that is live, to rebuild the memory from: jobs that have not ended (and their arrays), attempts that have not
     ended, every tenant record, every region and node, the newest request keys and runtimes, the newest policy, all price lists, closed
-    months and budgets, the hash of the newest ledger record (empty before the first), the counters' last values.
+    months, budgets, data sets and grants, the hash of the newest ledger record (empty before the first), the newest audit record and signed head, the
+    counters' last values.
 
     ``requests_complete`` is False when older request keys exist than the ones loaded.
     """
@@ -165,14 +175,18 @@ class StoredState:
     budgets: list[BudgetRecord]
     budget_spending: list[BudgetSpendingRecord]
     last_budget_notice: int
+    data_sets: list[DataSetRecord]
+    grants: list[GrantRecord]
     ledger_hash: bytes
+    audit_newest: AuditRecord | None
+    audit_head_newest: AuditHeadRecord | None
     last_job_no: int
     last_event_seq: int
     last_ledger_seq: int
     last_launch_seq: int
     last_commit_no: int
     last_time_ms: int
-    """The newest instant in any event or ledger record: the clock starts no earlier."""
+    """The newest instant in any event, ledger or audit record: the clock starts no earlier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +235,25 @@ class LedgerQuery:
     from_ms: int = 0
     to_ms: int = 0
     after: int = 0
+    limit: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class AuditQuery:
+    """Audit records with ``after < sequence < before`` (0: open); empty fields do not filter.
+
+    ``institution`` is that of the actor or the one on whose behalf it was; ``[from_ms, to_ms)`` bounds the time, 0 is open.
+    """
+
+    actor: str = ""
+    institution: str = ""
+    action: str = ""
+    outcome: int = 0
+    from_ms: int = 0
+    to_ms: int = 0
+    after: int = 0
+    before: int = 0
+    newest_first: bool = False
     limit: int = 1000
 
 
@@ -406,6 +439,14 @@ class Store(Protocol):
         self, institution: str, budget: str, before_number: int, limit: int
     ) -> list[BudgetNoticeRecord]:
         """Notices below ``before_number`` (0: from the newest), newest first; empty fields do not filter."""
+        ...
+
+    def audit(self, query: AuditQuery) -> list[AuditRecord]:
+        """A page of the audit log, oldest first unless the query says otherwise."""
+        ...
+
+    def audit_heads(self, after_sequence: int, limit: int) -> list[AuditHeadRecord]:
+        """The next ``limit`` signed heads of the audit log, by the number of their record."""
         ...
 
     def find_policy(self, version: int) -> PolicyRecord | None:

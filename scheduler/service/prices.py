@@ -16,6 +16,7 @@ from scheduler.metering.price_warnings import Site, warnings
 from scheduler.metering.prices import NO_END, Place, PriceList
 from scheduler.planning.feasible import places_for
 from scheduler.planning.policy import Policy
+from scheduler.service.auditing import tell
 from scheduler.service.contract import CostEstimates, PriceListDraft, PriceListPut
 from scheduler.service.job import Job
 from scheduler.service.predicting import expected_ms
@@ -46,6 +47,7 @@ def put_price_list(state: State, draft: PriceListDraft, author: str) -> PriceLis
     state.metering.use_price_list(prices)
     # What runs may now cost more than was kept for it.
     state.metering.budgets.keep_anew("", state.attempts.values(), now)
+    tell(state, "PutPriceList", str(record.version), "", newest, record, draft.comment)
     return PriceListPut(record, found)
 
 

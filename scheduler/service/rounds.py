@@ -6,7 +6,7 @@ from scheduler.domain.agent import Launch
 from scheduler.domain.states import AttemptOutcome, JobState
 from scheduler.metering.prices import Place
 from scheduler.planning.types import Eviction, PoolKey, Start
-from scheduler.service import funding
+from scheduler.service import funding, governing
 from scheduler.service.job import Job
 from scheduler.service.model import Attempt
 from scheduler.service.state import State
@@ -45,7 +45,7 @@ def _apply(state: State, start: Start) -> bool:
     place = state.jobs_by_no.get(start.job_no)
     if place is None or place not in state.queue or not _still_fits(state, place, start):
         return False
-    if not _is_covered(state, place, PoolKey(start.region, start.pool), start.accelerator):
+    if not _may_start(state, place, PoolKey(start.region, start.pool), start.accelerator):
         return False
     job = _next_task(state, place) if place.array_size else place
     state.counters.launch_seq += 1
@@ -91,6 +91,11 @@ def _still_fits(state: State, job: Job, start: Start) -> bool:
     for node, gpu_indexes in taken:
         node.take(shape, gpu_indexes, -1)
     return fits
+
+
+def _may_start(state: State, job: Job, pool: PoolKey, accelerator: str) -> bool:
+    """Whether the job may use its data there and its budgets cover it; when not, it may have left the queue."""
+    return governing.may_start(state, job, pool) and _is_covered(state, job, pool, accelerator)
 
 
 def _is_covered(state: State, job: Job, pool: PoolKey, accelerator: str) -> bool:
@@ -143,7 +148,7 @@ def evict(state: State, eviction: Eviction) -> None:
     job = attempt.job
     if job.job_no != eviction.job_no or not job.spec.preemptible:
         return
-    if not _is_covered(state, wanted_by, PoolKey(attempt.region, attempt.pool), attempt.accelerator):
+    if not _may_start(state, wanted_by, PoolKey(attempt.region, attempt.pool), attempt.accelerator):
         # Nobody is stopped for a job that could not start then.
         return
     institution = job.spec.institution

@@ -30,8 +30,10 @@ from scheduler.planning.plan import Planner
 from scheduler.planning.policy import Policy
 from scheduler.planning.rank import rank_of
 from scheduler.planning.types import Changes, NodeView, PoolKey, RunningView, Snapshot
+from scheduler.service.audit_trail import AuditTrail
 from scheduler.service.claims import Claims
 from scheduler.service.evictions import EvictionCount
+from scheduler.service.governance import Governance, governed
 from scheduler.service.holdings import Holdings
 from scheduler.service.job import Job
 from scheduler.service.metering import Metering
@@ -56,6 +58,8 @@ class Settings:
     max_round_gap_ms: int = 5_000
     """While jobs wait, a round is made at least this often: time alone may make an eviction or a start right."""
     max_live_jobs: int = 10_000_000
+    max_project_jobs: int = 0
+    """Of those, in a project that has no quota of its own; 0: no limit."""
     remembered_requests: int = 200_000
     verify_ledger_every_ms: int = 0
     """So often the leader verifies the whole ledger by itself; 0: never."""
@@ -117,6 +121,9 @@ class State:
         self.ids = ids
         self.codec = codec
         self.policy = policy
+        self.base_policy = policy
+        """The policy without what the register of data sets adds to it."""
+        self.governance = Governance()
         self.settings = settings
         self.observer = observer or NullObserver()
         self.predictor = predictor or LimitPredictor()
@@ -136,6 +143,8 @@ class State:
         self.projects: dict[tuple[str, str], ProjectRecord] = {}
         self.users: dict[str, UserRecord] = {}
         self.api_keys: dict[str, ApiKeyRecord] = {}
+        self.key_uses: dict[str, int] = {}
+        """By a key's prefix, when it was used last; the records say so to the hour."""
         self.enrolments: dict[bytes, EnrolmentRecord] = {}
         self.quotas: dict[tuple[str, str], QuotaRecord] = {}
         self.holdings = Holdings(policy.order.half_life_ms)
@@ -145,6 +154,7 @@ class State:
         self.policy_record: PolicyRecord | None = None
         """The newest stored version; None before the first."""
         self.metering = Metering()
+        self.audit = AuditTrail()
         self.price_lists: dict[int, PriceListRecord] = {}
         """By version, without their texts."""
         self.newest_price_list: PriceListRecord | None = None
@@ -256,6 +266,8 @@ class State:
         self.jobs[job.job_id] = job
         self.jobs_by_no[job.job_no] = job
         self._count_state(job, 1)
+        if job.spec.data_sets:
+            self.governance.jobs[job.job_no] = job
         if not job.array_id:
             self.workload.add(job.spec.shape, max(1, job.array_size))
 
@@ -325,7 +337,9 @@ class State:
 
     def use_policy(self, policy: Policy) -> None:
         """Plan by this policy from now on: everybody who waits is given a new rank, and the past fades at its half-life."""
-        before, self.policy = self.policy, policy
+        self.base_policy = policy
+        self.governance.again = True
+        before, self.policy = self.policy, governed(policy, self.governance.register)
         if policy.order != before.order:
             self.holdings.use_half_life(policy.order.half_life_ms, self.now())
             self.queue.rank_anew(self._rank)
@@ -337,6 +351,7 @@ class State:
         self._count_state(job, -1)
         del self.jobs[job.job_id]
         del self.jobs_by_no[job.job_no]
+        self.governance.jobs.pop(job.job_no, None)
         if not job.array_size:
             self.count_live(job, -1)
 

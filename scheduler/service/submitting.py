@@ -20,9 +20,11 @@ from scheduler.domain.states import TERMINAL, AttemptOutcome, JobState
 from scheduler.metering.prices import Place
 from scheduler.planning.feasible import Infeasible, UnknownPlace, could_ever_fit
 from scheduler.planning.policy import Policy
+from scheduler.service.auditing import tell
 from scheduler.service.contract import Submission
 from scheduler.service.covering import Wants, check_covered
 from scheduler.service.ending import drop_unstarted, end_array_if_done, job_ended
+from scheduler.service.granting import check_granted
 from scheduler.service.job import Job
 from scheduler.service.state import State
 
@@ -57,10 +59,12 @@ def submit(state: State, policy: Policy, submission: Submission, ended: Mapping[
         state.feasible_under = policy
     room: dict[tuple[str, str], int] = {}
     places: dict[Wants, list[Place]] = {}
+    granted: set[tuple[object, ...]] = set()
     for index, spec in enumerate(specs):
         field = f"jobs[{index}]"
         _check_tenant(state, spec, field)
         _check_room(state, spec, field, room)
+        check_granted(state, spec, field, granted)
         if (spec.shape, spec.preemptible) not in state.feasible:
             _check_shape(state, policy, spec, field)
             state.remember_feasible(spec.shape, spec.preemptible)
@@ -154,6 +158,13 @@ def _check_tenant(state: State, spec: JobSpec, field: str) -> None:
         )
 
 
+def _most_jobs(state: State, key: tuple[str, str]) -> int:
+    """How many unfinished jobs a tenant may have (-1: no limit); a project without a quota as many as the server's settings say."""
+    if key[1] and key not in state.quotas and state.settings.max_project_jobs:
+        return state.settings.max_project_jobs
+    return state.tenants[key].max_live_jobs
+
+
 def _check_room(state: State, spec: JobSpec, field: str, room: dict[tuple[str, str], int]) -> None:
     """Bounds on jobs that have not ended: the platform's and the tenants' own; and on what one job may ever hold."""
     count = max(1, spec.array_size)
@@ -168,11 +179,12 @@ def _check_room(state: State, spec: JobSpec, field: str, room: dict[tuple[str, s
         key = (spec.institution, project)
         tenant = state.tenants[key]
         name = f'project "{project}"' if project else f'institution "{spec.institution}"'
-        if tenant.max_live_jobs >= 0:
-            room[key] = room.get(key, tenant.max_live_jobs - tenant.live_jobs) - count
+        most = _most_jobs(state, key)
+        if most >= 0:
+            room[key] = room.get(key, most - tenant.live_jobs) - count
             if room[key] < 0:
                 raise ResourceExhausted(
-                    f"The quota of {name} is {tenant.max_live_jobs:,} unfinished jobs, and this submission would pass it; "
+                    f"The quota of {name} is {most:,} unfinished jobs, and this submission would pass it; "
                     "submit again when some have ended, or ask an operator for more.",
                     reason="QUOTA_JOBS",
                     field=field,
@@ -285,6 +297,9 @@ def cancel(state: State, job_ids: Sequence[str], user: str, reason: str) -> list
         job = state.jobs.get(job_id)
         if job is not None:
             cancelling.append(job_id)
+            if job.user != user:
+                before = {"user": job.user, "state": job.state.name}
+                tell(state, "CancelJobs", job_id, job.spec.institution, before, {"cancel_requested": True}, reason)
             message = f"Cancelled by {user}." if not reason else f"Cancelled by {user}: {reason}"
             cancel_job(state, job, message)
     return cancelling

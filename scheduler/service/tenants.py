@@ -20,7 +20,9 @@ from scheduler.domain.records import (
 from scheduler.domain.resources import Resources
 from scheduler.domain.states import AttemptOutcome
 from scheduler.planning.types import UNLIMITED
+from scheduler.service.auditing import tell
 from scheduler.service.model import Node, Region, Tenant
+from scheduler.service.people import NO_LIMITS, KeyLimits
 from scheduler.service.state import State
 from scheduler.service.submitting import stop_attempt
 
@@ -28,6 +30,7 @@ DEFAULT_PROJECT = "default"
 DEFAULT_WEIGHT = 1000
 ROLE_OPERATOR, ROLE_AGENT = 4, 5
 """The values of ``suanli.v1.Role`` the service itself gives out."""
+USE_WRITTEN_EVERY_MS = 3_600_000
 _KEY = re.compile(r"suanli_([a-z2-7]{13})_([a-z2-7]{52})")
 _PREFIX_BYTES, _SECRET_BYTES = 8, 32
 
@@ -44,8 +47,9 @@ def put_institution(state: State, record: InstitutionRecord) -> InstitutionRecor
     state.record.institutions.append(record)
     add_institution(state, record)
     if before is None:
-        put_project(state, ProjectRecord(record.institution, DEFAULT_PROJECT, "", DEFAULT_WEIGHT, 0))
+        _keep_project(state, ProjectRecord(record.institution, DEFAULT_PROJECT, "", DEFAULT_WEIGHT, state.now()))
     state.round_needed = True
+    tell(state, "PutInstitution", record.institution, record.institution, before, record)
     return record
 
 
@@ -64,10 +68,15 @@ def put_project(state: State, record: ProjectRecord) -> ProjectRecord:
     record = record._replace(
         create_ms=before.create_ms if before else state.now(), weight=record.weight or DEFAULT_WEIGHT
     )
+    _keep_project(state, record)
+    state.round_needed = True
+    tell(state, "PutProject", f"{record.institution}/{record.project}", record.institution, before, record)
+    return record
+
+
+def _keep_project(state: State, record: ProjectRecord) -> None:
     state.record.projects.append(record)
     add_project(state, record)
-    state.round_needed = True
-    return record
 
 
 def add_project(state: State, record: ProjectRecord) -> None:
@@ -82,6 +91,13 @@ def put_user(state: State, record: UserRecord) -> UserRecord:
     """Create or change a user; the role takes effect for the user's keys at once."""
     if record.institution:
         require_institution(state, record.institution, "user.institution")
+    for project in sorted(record.leads):
+        if (record.institution, project) not in state.projects:
+            raise NotFound(
+                f'Institution "{record.institution}" has no project "{project}"; create it first.',
+                reason="PROJECT_NOT_FOUND",
+                field="user.projects",
+            )
     before = state.users.get(record.user)
     if before is not None and before.institution != record.institution:
         raise FailedPrecondition(
@@ -92,6 +108,7 @@ def put_user(state: State, record: UserRecord) -> UserRecord:
     record = record._replace(create_ms=before.create_ms if before else state.now())
     state.record.users.append(record)
     state.users[record.user] = record
+    tell(state, "PutUser", record.user, record.institution, before, record)
     return record
 
 
@@ -116,9 +133,25 @@ def _hash(secret: str) -> bytes:
 
 
 def create_api_key(
-    state: State, user: str, title: str, expire_ms: int, *, role: int = 0, region: str = ""
+    state: State, user: str, title: str, expire_ms: int, limits: KeyLimits = NO_LIMITS
 ) -> tuple[ApiKeyRecord, str]:
-    """A new key and its full text, which is kept nowhere. ``role`` and ``region`` are given for agents only."""
+    """A new key and its full text, which is kept nowhere."""
+    record, key = _new_api_key(state, user, title, expire_ms, limits=limits)
+    tell(state, "CreateApiKey", record.prefix, record.institution, None, record)
+    return record, key
+
+
+def _new_api_key(
+    state: State,
+    user: str,
+    title: str,
+    expire_ms: int,
+    *,
+    role: int = 0,
+    region: str = "",
+    limits: KeyLimits = NO_LIMITS,
+) -> tuple[ApiKeyRecord, str]:
+    """``role`` and ``region`` are given for agents only."""
     record_user = state.users.get(user)
     if record_user is None and role != ROLE_AGENT:
         raise NotFound(f'There is no user "{user}"; create the user first.', reason="USER_NOT_FOUND", field="user")
@@ -126,6 +159,12 @@ def create_api_key(
         raise InvalidArgument("expire_time_ms is in the past.", field="expire_time_ms")
     prefix, secret = _text(state.ids.token(_PREFIX_BYTES)), _text(state.ids.token(_SECRET_BYTES))
     institution = record_user.institution if record_user else ""
+    if limits.project and (institution, limits.project) not in state.projects:
+        raise NotFound(
+            f'The institution of user "{user}" has no project "{limits.project}".',
+            reason="PROJECT_NOT_FOUND",
+            field="project",
+        )
     record = ApiKeyRecord(
         prefix,
         _hash(secret),
@@ -137,6 +176,9 @@ def create_api_key(
         state.now(),
         expire_ms,
         0,
+        limits.role,
+        limits.project,
+        int(limits.read_only),
     )
     state.record.api_keys.append(record)
     state.api_keys[prefix] = record
@@ -154,6 +196,7 @@ def adopt_api_key(state: State, user: str, title: str, key: str) -> ApiKeyRecord
     record = ApiKeyRecord(match[1], _hash(match[2]), user, owner.institution, owner.role, "", title, state.now(), 0, 0)
     state.record.api_keys.append(record)
     state.api_keys[record.prefix] = record
+    tell(state, "AdoptApiKey", record.prefix, record.institution, None, record)
     return record
 
 
@@ -172,11 +215,22 @@ def authenticate(state: State, key: str) -> ApiKeyRecord:
     if record.expire_ms and record.expire_ms <= state.now():
         raise Unauthenticated("The API key has expired; ask an administrator for a new one.", reason="KEY_EXPIRED")
     if record.role == ROLE_AGENT:
+        _note_use(state, record)
         return record
     user = state.users.get(record.user)
     if user is None or user.disabled:
         raise Unauthenticated("The key's user is disabled; ask an administrator.", reason="USER_DISABLED")
+    _note_use(state, record)
     return record._replace(role=user.role, institution=user.institution)
+
+
+def _note_use(state: State, record: ApiKeyRecord) -> None:
+    """Remember that a key is in use; on disk once an hour, with whatever is written next."""
+    now = state.key_uses[record.prefix] = state.now()
+    if now - record.last_used_ms >= USE_WRITTEN_EVERY_MS:
+        record = record._replace(last_used_ms=now)
+        state.record.api_keys.append(record)
+        state.api_keys[record.prefix] = record
 
 
 def revoke_api_key(state: State, prefix: str) -> ApiKeyRecord:
@@ -184,9 +238,10 @@ def revoke_api_key(state: State, prefix: str) -> ApiKeyRecord:
     record = state.api_keys.get(prefix)
     if record is None:
         raise NotFound(f'There is no API key "{prefix}".', reason="KEY_NOT_FOUND", field="prefix")
-    record = record._replace(revoked=1)
+    before, record = record, record._replace(revoked=1)
     state.record.api_keys.append(record)
     state.api_keys[prefix] = record
+    tell(state, "RevokeApiKey", prefix, record.institution, before, record)
     return record
 
 
@@ -198,6 +253,7 @@ def create_enrolment_token(state: State, region: str, ttl_ms: int) -> tuple[str,
     record = EnrolmentRecord(_hash(token), region, now, now + ttl_ms, 0)
     state.record.enrolments.append(record)
     state.enrolments[record.token_hash] = record
+    tell(state, "CreateEnrolmentToken", region, after=record)
     return f"suanli-enrol-{token}", record.expire_ms
 
 
@@ -213,7 +269,9 @@ def enrol_agent(state: State, token: str, region: str, agent_name: str) -> str:
     record = record._replace(used_ms=state.now())
     state.record.enrolments.append(record)
     state.enrolments[record.token_hash] = record
-    return create_api_key(state, f"agent:{region}", agent_name, 0, role=ROLE_AGENT, region=region)[1]
+    made, key = _new_api_key(state, f"agent:{region}", agent_name, 0, role=ROLE_AGENT, region=region)
+    tell(state, "EnrolAgent", region, after=made)
+    return key
 
 
 # --- quotas, regions, nodes ---------------------------------------------------------------------------------------------
@@ -228,9 +286,12 @@ def set_quota(state: State, record: QuotaRecord) -> QuotaRecord:
             reason="PROJECT_NOT_FOUND",
             field="quota.project",
         )
+    before = state.quotas.get((record.institution, record.project))
     state.record.quotas.append(record)
     add_quota(state, record)
     state.round_needed = True
+    target = f"{record.institution}/{record.project}" if record.project else record.institution
+    tell(state, "SetQuota", target, record.institution, before, record)
     return record
 
 
@@ -269,11 +330,14 @@ def find_node(state: State, region: str, name: str) -> Node:
 
 def drain_node(state: State, node: Node, draining: bool, evict: bool, actor: str) -> None:
     """Close a node to new work or open it again; ``evict`` also stops what runs there, to be queued again."""
+    before = {"draining": node.view.draining}
+    evicted = sorted(node.attempts) if draining and evict else []
     node.view = replace(node.view, draining=draining)
     state.show_node(node)
     state.touch_node(node)
     state.round_needed = True
-    if draining and evict:
-        for launch_seq in sorted(node.attempts):
-            job = state.attempts[launch_seq].job
-            stop_attempt(state, job, AttemptOutcome.PREEMPTED, f"Node {node.view.name} is being drained by {actor}.")
+    for launch_seq in evicted:
+        job = state.attempts[launch_seq].job
+        stop_attempt(state, job, AttemptOutcome.PREEMPTED, f"Node {node.view.name} is being drained by {actor}.")
+    after = {"draining": draining, "evicted": len(evicted)}
+    tell(state, "DrainNode", f"{node.view.region}/{node.view.name}", "", before, after)

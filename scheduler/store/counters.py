@@ -41,5 +41,10 @@ def counters_of(batch: CommitBatch) -> Counters:
         event_seq=_highest(batch.events, _SEQUENCE),
         ledger_seq=_highest(batch.ledger, _SEQUENCE),
         launch_seq=max(_highest(batch.new_attempts, _LAUNCH_SEQ), _highest(batch.attempts, _LAUNCH_SEQ)),
-        time_ms=max(_highest(batch.events, _TIME), _highest(batch.ledger, _END), _highest(batch.ledger, _POSTED)),
+        time_ms=max(
+            _highest(batch.events, _TIME),
+            _highest(batch.ledger, _END),
+            _highest(batch.ledger, _POSTED),
+            _highest(batch.audit, _TIME),
+        ),
     )

@@ -15,6 +15,8 @@ from typing import Any, Literal
 from scheduler.domain.errors import Deposed, Internal, Unavailable
 from scheduler.domain.records import (
     AttemptRecord,
+    AuditHeadRecord,
+    AuditRecord,
     BudgetNoticeRecord,
     BudgetSpendingRecord,
     EventRecord,
@@ -27,6 +29,7 @@ from scheduler.domain.records import (
 from scheduler.domain.states import FINAL_STATE, RUNTIME_OUTCOMES, TERMINAL, AttemptOutcome, AttemptState
 from scheduler.planning.runtimes import JobFeatures
 from scheduler.service.ports import (
+    AuditQuery,
     Clock,
     CommitBatch,
     DaySum,
@@ -40,7 +43,7 @@ from scheduler.service.ports import (
     UsageSum,
 )
 from scheduler.store.counters import Counters, counters_of
-from scheduler.store.memory_ledger import MemoryLedger, Sequences, after, check_new, refused
+from scheduler.store.memory_ledger import MemoryLedger, Sequences, after, audit_is_asked, check_new, refused
 
 REQUESTS_LOADED = 200_000
 RUNTIMES_LOADED = 20_000
@@ -63,10 +66,14 @@ _KEY_WIDTH = {
     "budgets": 1,
     "budget_spending": 1,
     "budget_notices": 1,
+    "data_sets": 2,
+    "grants": 1,
+    "audit": 1,
+    "audit_heads": 1,
 }
 # Those that ``load`` returns whole.
-_LOADED = _KEY_WIDTH.keys() - {"policies", "budget_notices"}
-_APPEND_ONLY = ("policies", "price_lists", "months", "budget_notices")
+_LOADED = _KEY_WIDTH.keys() - {"policies", "budget_notices", "audit", "audit_heads"}
+_APPEND_ONLY = ("policies", "price_lists", "months", "budget_notices", "audit", "audit_heads")
 _PARENT: dict[str, tuple[str, int]] = {
     "projects": ("institutions", 0),
     "quotas": ("institutions", 0),
@@ -74,6 +81,8 @@ _PARENT: dict[str, tuple[str, int]] = {
     "nodes": ("regions", 0),
     "budgets": ("institutions", 1),
     "budget_spending": ("budgets", 0),
+    "data_sets": ("institutions", 2),
+    "grants": ("institutions", 1),
 }
 
 
@@ -169,6 +178,8 @@ class MemoryStore:
                 policy=policies[max(policies)] if policies else None,
                 last_budget_notice=max(self._tables["budget_notices"], default=(0,))[0],
                 ledger_hash=self._ledger.newest_hash,
+                audit_newest=self._newest("audit"),
+                audit_head_newest=self._newest("audit_heads"),
                 last_job_no=self._counters.job_no,
                 last_event_seq=self._counters.event_seq,
                 last_ledger_seq=self._counters.ledger_seq,
@@ -179,6 +190,10 @@ class MemoryStore:
 
     def _whole(self, name: str) -> list[Any]:
         return [row for _, row in sorted(self._tables[name].items())]
+
+    def _newest(self, name: str) -> Any:
+        table = self._tables[name]
+        return table[max(table)] if table else None
 
     def commit(self, epoch: int, commit_no: int, batch: CommitBatch) -> None:
         """Write the batch whole or not at all, fenced and idempotent as the port says."""
@@ -406,6 +421,20 @@ class MemoryStore:
                 and budget in ("", notice.budget)
                 and (not before_number or notice.number < before_number)
             ][:limit]
+
+    def audit(self, query: AuditQuery) -> list[AuditRecord]:
+        """A page of the audit log."""
+        with self._lock:
+            self._check_reachable()
+            found: list[AuditRecord] = sorted(self._tables["audit"].values(), reverse=query.newest_first)
+            return [record for record in found if audit_is_asked(record, query)][: query.limit]
+
+    def audit_heads(self, after_sequence: int, limit: int) -> list[AuditHeadRecord]:
+        """The next ``limit`` signed heads of the audit log."""
+        with self._lock:
+            self._check_reachable()
+            found: list[AuditHeadRecord] = sorted(self._tables["audit_heads"].values())
+            return [head for head in found if head.sequence > after_sequence][:limit]
 
     def find_policy(self, version: int) -> PolicyRecord | None:
         """A version of the policy, if there is one of this number."""

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from scheduler.domain.errors import Internal
-from scheduler.domain.records import LedgerRecord
-from scheduler.service.ports import DaySum, LedgerQuery, UsageKey, UsageQuery, UsageSum
+from scheduler.domain.records import AuditRecord, LedgerRecord
+from scheduler.service.ports import AuditQuery, DaySum, LedgerQuery, UsageKey, UsageQuery, UsageSum
 from scheduler.service.sums import grouped_fields, is_asked, record_is_asked, reduced, sum_days, sum_usage
 
 
@@ -39,6 +39,20 @@ def check_new(table: str, keys: Iterable[Any], taken: Any) -> None:
         if key in seen or key in taken:
             raise refused(table, key)
         seen.add(key)
+
+
+def audit_is_asked(record: AuditRecord, query: AuditQuery) -> bool:
+    """Whether a query asks for an audit record."""
+    return (
+        query.actor in ("", record.actor)
+        and query.institution in ("", record.institution, record.on_behalf_of)
+        and query.action in ("", record.action)
+        and query.outcome in (0, record.outcome)
+        and query.from_ms <= record.time_ms
+        and (not query.to_ms or record.time_ms < query.to_ms)
+        and query.after < record.sequence
+        and (not query.before or record.sequence < query.before)
+    )
 
 
 def refused(table: str, key: object) -> Internal:

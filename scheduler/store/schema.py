@@ -141,6 +141,28 @@ BUDGET_NOTICES = _table(
     Index("budget_notices_by_institution", "institution", "number"),
     Index("budget_notices_by_budget", "budget", "number"),
 )
+DATA_SETS = _table(
+    "data_sets",
+    records.DataSetRecord,
+    "data_set version",
+    ForeignKeyConstraint(["institution"], ["institutions.institution"], name="data_sets_institution"),
+)
+# A grant names a pattern of versions, not one of them.
+GRANTS = _table(
+    "grants",
+    records.GrantRecord,
+    "grant_id",
+    ForeignKeyConstraint(["institution"], ["institutions.institution"], name="grants_institution"),
+)
+AUDIT = _table(
+    "audit",
+    records.AuditRecord,
+    "sequence",
+    Index("audit_by_actor", "actor", "sequence"),
+    Index("audit_by_institution", "institution", "sequence"),
+    Index("audit_by_beneficiary", "on_behalf_of", "sequence"),
+)
+AUDIT_HEADS = _table("audit_heads", records.AuditHeadRecord, "sequence")
 REGIONS = _table("regions", records.RegionRecord, "region")
 NODES = _table(
     "nodes",
@@ -209,6 +231,8 @@ TABLES: dict[str, Table] = {
     "budgets": BUDGETS,
     "budget_spending": BUDGET_SPENDING,
     "budget_notices": BUDGET_NOTICES,
+    "data_sets": DATA_SETS,
+    "grants": GRANTS,
     "regions": REGIONS,
     "enrolments": ENROLMENTS,
     "nodes": NODES,
@@ -220,6 +244,8 @@ TABLES: dict[str, Table] = {
     "ledger": LEDGER,
     "requests": REQUESTS,
     "fair_usage": FAIR_USAGE,
+    "audit": AUDIT,
+    "audit_heads": AUDIT_HEADS,
 }
 # Sums of the ledger: to rows of a key that is there already, others are added.
 ROLLUPS: dict[str, Table] = {"usage_by_month": USAGE, "usage_by_day": DAYS}
@@ -234,5 +260,7 @@ INSERT_ONLY = frozenset(
         "price_lists",
         "months",
         "budget_notices",
+        "audit",
+        "audit_heads",
     }
 )

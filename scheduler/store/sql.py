@@ -14,12 +14,16 @@ from scheduler.domain.errors import Internal
 from scheduler.domain.records import (
     ApiKeyRecord,
     AttemptRecord,
+    AuditHeadRecord,
+    AuditRecord,
     BudgetNoticeRecord,
     BudgetRecord,
     BudgetSpendingRecord,
+    DataSetRecord,
     EnrolmentRecord,
     EventRecord,
     FairUsageRecord,
+    GrantRecord,
     InstitutionRecord,
     JobRecord,
     LedgerRecord,
@@ -34,6 +38,7 @@ from scheduler.domain.records import (
     UserRecord,
 )
 from scheduler.service.ports import (
+    AuditQuery,
     CommitBatch,
     DaySum,
     EventQuery,
@@ -46,7 +51,7 @@ from scheduler.service.ports import (
     UsageSum,
 )
 from scheduler.service.sums import sum_days, sum_usage
-from scheduler.store import queries, queries_metering, schema
+from scheduler.store import queries, queries_audit, queries_metering, schema
 from scheduler.store.counters import Counters, counters_of
 from scheduler.store.engines import open_engines
 from scheduler.store.failures import translated
@@ -142,9 +147,13 @@ class SqlStore:
                 price_lists=queries.all_of(connection, schema.PRICE_LISTS, PriceListRecord._make),
                 months=queries.all_of(connection, schema.MONTHS, MonthRecord._make),
                 budgets=queries.all_of(connection, schema.BUDGETS, BudgetRecord._make),
+                data_sets=queries.all_of(connection, schema.DATA_SETS, DataSetRecord._make),
+                grants=queries.all_of(connection, schema.GRANTS, GrantRecord._make),
                 budget_spending=queries.all_of(connection, schema.BUDGET_SPENDING, BudgetSpendingRecord._make),
                 last_budget_notice=queries_metering.last_budget_notice(connection),
                 ledger_hash=queries_metering.ledger_hash(connection),
+                audit_newest=queries_audit.newest(connection),
+                audit_head_newest=queries_audit.newest_head(connection),
                 last_job_no=leader.job_no,
                 last_event_seq=leader.event_seq,
                 last_ledger_seq=leader.ledger_seq,
@@ -296,6 +305,16 @@ class SqlStore:
         """A page of notices, newest first."""
         with translated("listing notices"), self._reading() as connection:
             return queries_metering.list_budget_notices(connection, institution, budget, before_number, limit)
+
+    def audit(self, query: AuditQuery) -> list[AuditRecord]:
+        """A page of the audit log."""
+        with translated("reading the audit log"), self._reading() as connection:
+            return queries_audit.audit(connection, query)
+
+    def audit_heads(self, after_sequence: int, limit: int) -> list[AuditHeadRecord]:
+        """The next ``limit`` signed heads of the audit log."""
+        with translated("reading the audit log"), self._reading() as connection:
+            return queries_audit.heads(connection, after_sequence, limit)
 
     def find_policy(self, version: int) -> PolicyRecord | None:
         """A version of the policy, if there is one of this number."""

@@ -17,6 +17,7 @@ from scheduler.wire import check
 DEFAULT_WEIGHT = 1000
 MAX_WEIGHT = 1_000_000
 MAX_TITLE = 256
+MAX_LED = 64
 MAX_PENDING_JOBS = 10_000_000
 MAX_QUOTA = 1 << 53
 MAX_TIME_MS = 253_402_300_800_000  # the end of the year 9999
@@ -79,11 +80,20 @@ def user_from_proto(message: admin_pb2.User) -> UserRecord:
     check.slug(message.id, f"{path}.id", "a user's id")
     check.optional_slug(message.institution, f"{path}.institution", "an institution's id")
     if message.role not in _USER_ROLES:
-        check.invalid(f"{path}.role", "give RESEARCHER, INSTITUTION_ADMIN, FINANCE or OPERATOR.")
+        check.invalid(f"{path}.role", f"give {', '.join(sorted(common_pb2.Role.Name(r)[5:] for r in _USER_ROLES))}.")
     if message.role == common_pb2.ROLE_OPERATOR and message.institution:
         check.invalid(f"{path}.institution", "an operator belongs to the platform; leave the institution empty.")
     if message.role in _INSTITUTION_ROLES and not message.institution:
-        check.invalid(f"{path}.institution", "a researcher or an institution's admin needs an institution; name it.")
+        check.invalid(
+            f"{path}.institution",
+            "a researcher, a project lead or an institution's admin needs an institution; name it.",
+        )
+    if message.projects and message.role != common_pb2.ROLE_PROJECT_LEAD:
+        check.invalid(f"{path}.projects", "only a project lead leads projects; give that role, or leave them out.")
+    check.count(len(message.projects), MAX_LED, f"{path}.projects", "projects")
+    led = {
+        check.slug(name, f"{path}.projects[{index}]", "a project's id") for index, name in enumerate(message.projects)
+    }
     return UserRecord(
         message.id,
         message.institution,
@@ -91,11 +101,19 @@ def user_from_proto(message: admin_pb2.User) -> UserRecord:
         int(message.role),
         int(message.disabled),
         0,
+        ",".join(sorted(led)),
     )
 
 
-_INSTITUTION_ROLES = frozenset({common_pb2.ROLE_RESEARCHER, common_pb2.ROLE_INSTITUTION_ADMIN})
-_USER_ROLES = _INSTITUTION_ROLES | {common_pb2.ROLE_FINANCE, common_pb2.ROLE_OPERATOR}
+_INSTITUTION_ROLES = frozenset(
+    {common_pb2.ROLE_RESEARCHER, common_pb2.ROLE_PROJECT_LEAD, common_pb2.ROLE_INSTITUTION_ADMIN}
+)
+_USER_ROLES = _INSTITUTION_ROLES | {
+    common_pb2.ROLE_FINANCE,
+    common_pb2.ROLE_OPERATOR,
+    common_pb2.ROLE_STEWARD,
+    common_pb2.ROLE_AUDITOR,
+}
 
 
 def user_to_proto(record: UserRecord) -> admin_pb2.User:
@@ -107,6 +125,7 @@ def user_to_proto(record: UserRecord) -> admin_pb2.User:
         role=record.role,  # type: ignore[arg-type]
         disabled=bool(record.disabled),
         create_time_ms=record.create_ms,
+        projects=sorted(record.leads),
     )
 
 
@@ -122,6 +141,10 @@ def api_key_to_proto(record: ApiKeyRecord) -> admin_pb2.ApiKey:
         expire_time_ms=record.expire_ms,
         revoked=bool(record.revoked),
         title=record.title,
+        limit_role=record.limit_role,  # type: ignore[arg-type]
+        project=record.project,
+        read_only=bool(record.read_only),
+        last_used_time_ms=record.last_used_ms,
     )
 
 

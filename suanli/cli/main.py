@@ -32,6 +32,10 @@ SECTIONS: dict[str, dict[str, str]] = {
         "fetch": "suanli.cli.files:fetch",
         "algorithms": "suanli.cli.catalogue:algorithms",
     },
+    "Data": {
+        "data": "suanli.cli.data:data",
+        "grant": "suanli.cli.grants:grant",
+    },
     "Usage": {
         "usage": "suanli.cli.usage:usage",
         "ledger": "suanli.cli.ledger:ledger",
@@ -58,9 +62,12 @@ SECTIONS: dict[str, dict[str, str]] = {
         "quota": "suanli.cli.quotas:quota",
         "budget": "suanli.cli.budgets:budget",
         "policy": "suanli.cli.policy:policy",
+        "audit": "suanli.cli.audit:audit",
     },
     "System": {
         "health": "suanli.cli.system:health",
+        "login": "suanli.cli.login:login",
+        "logout": "suanli.cli.login:logout",
         "whoami": "suanli.cli.system:whoami",
         "server": "suanli.cli.system:server",
         "agent": "suanli.cli.system:agent",

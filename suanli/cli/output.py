@@ -270,7 +270,11 @@ def _single(field: Any, value: Any) -> Any:
     if field.enum_type is not None:
         return short_name(field.enum_type, value)
     if isinstance(value, bytes):
-        return value.hex() if field.name.endswith(("hash", "digest")) else value.decode("utf-8", "replace")
+        return (
+            value.hex()
+            if field.name.endswith(("hash", "digest", "public_key", "public_keys", "signature"))
+            else value.decode("utf-8", "replace")
+        )
     return value
 
 

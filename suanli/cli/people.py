@@ -14,7 +14,15 @@ from suanli.cli.output import Column, Output, output_option, short_name
 from suanli.cli.runtime import Failure, Link, connected, listed, pages
 from suanli.cli.values import Duration, Role
 
-_role = click.option("--role", type=Role(), default=None, help="researcher, institution-admin, finance or operator.")
+_role = click.option(
+    "--role",
+    type=Role(),
+    default=None,
+    help="researcher, project-lead, institution-admin, finance, steward, auditor or operator.",
+)
+_leads = click.option(
+    "--leads", multiple=True, metavar="PROJECT", help="A project that a project lead leads; repeatable."
+)
 _title = click.option("--title", default=None, help="The name for people.")
 
 
@@ -29,6 +37,7 @@ def _user_columns() -> list[Column[admin_pb2.User]]:
         Column("USER", lambda u: u.id, whole=True),
         Column("INSTITUTION", lambda u: u.institution or "(platform)"),
         Column("ROLE", lambda u: role_name(u.role)),
+        Column("LEADS", lambda u: ", ".join(u.projects)),
         Column("TITLE", lambda u: u.title),
         Column("CREATED", lambda u: human.age(u.create_time_ms, now)),
         Column("", lambda u: "disabled" if u.disabled else ""),
@@ -55,10 +64,13 @@ async def list_users(link: Link, institution: str, out: Output) -> None:
 @click.argument("id_", metavar="ID")
 @click.option("--institution", default="", help="Left out: a user of the platform itself.")
 @_role
+@_leads
 @_title
 @output_option
 @connected
-async def create_user(link: Link, id_: str, institution: str, role: int | None, title: str | None, out: Output) -> None:
+async def create_user(
+    link: Link, id_: str, institution: str, role: int | None, leads: tuple[str, ...], title: str | None, out: Output
+) -> None:
     """Create the user ID, a researcher unless --role says otherwise. 'suanli key create ID' then makes a key."""
     if await _user(link, id_):
         raise Failure(f"There is a user {id_!r} already; 'suanli user set' changes them.", REFUSED)
@@ -67,26 +79,49 @@ async def create_user(link: Link, id_: str, institution: str, role: int | None, 
         institution=institution,
         role=role or common_pb2.ROLE_RESEARCHER,  # type: ignore[arg-type]
         title=title or "",
+        projects=leads,
     )
     await _put(link, made, out)
+
+
+@user.command("disable")
+@click.argument("id_", metavar="ID")
+@output_option
+@connected
+async def disable_user(link: Link, id_: str, out: Output) -> None:
+    """Refuse a user's keys and tokens from now on, and end what they have open. 'suanli user set ID --enable' undoes it."""
+    found = await _user(link, id_)
+    if found is None:
+        raise Failure(f"There is no user {id_!r}; 'suanli user list' shows them.", NOT_FOUND)
+    found.disabled = True
+    await _put(link, found, out)
 
 
 @user.command("set")
 @click.argument("id_", metavar="ID")
 @_role
+@_leads
 @_title
-@click.option("--disable/--enable", "disabled", default=None, help="Whether the user's keys are refused.")
+@click.option("--disable/--enable", "disabled", default=None, help="Whether the user's keys and tokens are refused.")
 @output_option
 @connected
 async def set_user(
-    link: Link, id_: str, role: int | None, title: str | None, disabled: bool | None, out: Output
+    link: Link,
+    id_: str,
+    role: int | None,
+    leads: tuple[str, ...],
+    title: str | None,
+    disabled: bool | None,
+    out: Output,
 ) -> None:
-    """Change a user; what is not given stays."""
+    """Change a user; what is not given stays, but another role than project-lead leads no projects."""
     found = await _user(link, id_)
     if found is None:
         raise Failure(f"There is no user {id_!r}; 'suanli user list' shows them.", NOT_FOUND)
     if role is not None:
         found.role = role  # type: ignore[assignment]
+    if leads or found.role != common_pb2.ROLE_PROJECT_LEAD:
+        found.projects[:] = leads
     if title is not None:
         found.title = title
     if disabled is not None:
@@ -106,6 +141,12 @@ async def _put(link: Link, one: admin_pb2.User, out: Output) -> None:
     out.one(response.user, _user_columns())
 
 
+def _limits(key: admin_pb2.ApiKey) -> str:
+    role = f"as {role_name(key.limit_role)}" if key.limit_role else ""
+    project = f"project {key.project}" if key.project else ""
+    return ", ".join(filter(None, (role, project, "read-only" if key.read_only else "")))
+
+
 def _key_columns() -> list[Column[admin_pb2.ApiKey]]:
     now = human.now_ms()
 
@@ -122,6 +163,8 @@ def _key_columns() -> list[Column[admin_pb2.ApiKey]]:
         Column("TITLE", lambda k: k.title),
         Column("CREATED", lambda k: human.age(k.create_time_ms, now)),
         Column("EXPIRES", lambda k: human.instant(k.expire_time_ms) or "never"),
+        Column("LIMITS", _limits),
+        Column("USED", lambda k: human.age(k.last_used_time_ms, now) if k.last_used_time_ms else "never"),
         Column("STATE", standing),
     ]
 
@@ -146,12 +189,31 @@ async def list_keys(link: Link, institution: str, user: str, out: Output) -> Non
 @click.argument("user", default="")
 @click.option("--title", default="", help="What it is for.")
 @click.option("--expires", type=Duration(), default=None, metavar="DURATION", help="Ends after so long, as in 90d.")
+@click.option("--role", type=Role(), default=None, help="The key may do what this role may; never more than the user.")
+@click.option("--project", default="", help="The key is for this project only.")
+@click.option("--read-only", is_flag=True, help="The key only reads.")
 @output_option
 @connected
-async def create_key(link: Link, user: str, title: str, expires: int | None, out: Output) -> None:
+async def create_key(
+    link: Link,
+    user: str,
+    title: str,
+    expires: int | None,
+    role: int | None,
+    project: str,
+    read_only: bool,
+    out: Output,
+) -> None:
     """Make a key for USER (default: you). It is printed alone on stdout, this once only."""
     expire_ms = human.now_ms() + expires if expires else 0
-    request = admin_pb2.CreateApiKeyRequest(user=user, title=title, expire_time_ms=expire_ms)
+    request = admin_pb2.CreateApiKeyRequest(
+        user=user,
+        title=title,
+        expire_time_ms=expire_ms,
+        limit_role=role or 0,  # type: ignore[arg-type]
+        project=project,
+        read_only=read_only,
+    )
     response = await link.call("AdminService/CreateApiKey", request, idempotent=False)
     if out.form == "table":
         out.text(response.secret)

@@ -22,7 +22,13 @@ P = ParamSpec("P")
 PAGE = 1_000
 PATIENCE_S = 10.0
 """How long calls are tried again while nobody answers: a person waits for it."""
-_STUBS = {"JobService": "jobs", "AdminService": "admin", "UsageService": "usage"}
+_STUBS = {
+    "JobService": "jobs",
+    "AdminService": "admin",
+    "UsageService": "usage",
+    "AuditService": "audit",
+    "DataService": "data",
+}
 
 
 class Failure(click.ClickException):

@@ -9,6 +9,8 @@ import click
 from click.shell_completion import get_completion_class
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from protos.suanli.v1 import admin_pb2
+from suanli.cli import human
 from suanli.cli.exits import UNAVAILABLE
 from suanli.cli.output import Output, output_option, plain_output
 from suanli.cli.people import role_name
@@ -27,17 +29,26 @@ _HEALTH_TIMEOUT_S = 10.0
 @output_option
 @connected
 async def whoami(link: Link, out: Output) -> None:
-    """Say who your key makes you, and which version the server has."""
+    """Say who your key or login makes you, until when, and which version the server has."""
     answer = await who_am_i(link)
-    out.sheet(
-        answer,
-        [
-            ("User", answer.user),
-            ("Institution", answer.institution or "(platform)"),
-            ("Role", role_name(answer.role)),
-            ("Server", f"suanli {answer.server_version}"),
-        ],
-    )
+    kind = "token of" if answer.credential == admin_pb2.CREDENTIAL_KIND_TOKEN else "API key"
+    limits = [f"project {answer.project}"] if answer.project else []
+    if answer.read_only:
+        limits.append("reading")
+    if answer.limited_to_roles:
+        limits.append("what a role may: " + (", ".join(map(role_name, answer.limit_roles)) or "none"))
+    rows = [
+        ("User", answer.user),
+        ("Institution", answer.institution or "(platform)"),
+        ("Role", role_name(answer.role)),
+        ("Known by", f"{kind} {answer.credential_name}"),
+        ("Until", human.instant(answer.expire_time_ms) or "it is revoked"),
+    ]
+    if limits:
+        rows.append(("Limited to", "; ".join(limits)))
+    if link.connection.settings.login is not None:
+        rows.append(("Renewed", "by itself" if link.connection.settings.login.refresh_token else "by 'suanli login'"))
+    out.sheet(answer, [*rows, ("Server", f"suanli {answer.server_version}")])
 
 
 @click.command()

@@ -20,6 +20,8 @@ from suanli.local.launcher import Launcher, Part, Progress, Wanted
 from suanli.local.state import LocalError, StateDir, Up, parse_regions
 
 _WATCH_S = 1.0
+_RENEW_S = 3600.0
+"""How often certificates are looked at in the foreground."""
 _COLUMNS: list[Column[Part]] = [
     Column("PART", lambda part: part.name, whole=True),
     Column("STATE", lambda part: "running" if part.alive else "ended"),
@@ -149,6 +151,7 @@ def _stay(state: StateDir, out: Output) -> None:
     before = [signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)]
     out.note("Ctrl-C ends it.")
     with _failures():
+        renew_at = time.monotonic() + _RENEW_S
         try:
             while not stop.wait(_WATCH_S):
                 up = state.read_up()
@@ -158,7 +161,9 @@ def _stay(state: StateDir, out: Output) -> None:
                 for process in up.processes.values():
                     if not processes.is_alive(process):
                         out.note(f"{process.name} has died; starting it again.")
-                if not all(map(processes.is_alive, up.processes.values())):
+                due = time.monotonic() >= renew_at
+                if due or not all(map(processes.is_alive, up.processes.values())):
+                    renew_at = time.monotonic() + _RENEW_S
                     _mend(state, out)
         finally:
             for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):

@@ -1,4 +1,4 @@
-"""What the launcher asks the control plane that it has started itself: plain calls over the loopback interface."""
+"""What the launcher asks the control plane that it has started itself: blocking calls over the loopback interface."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ CALL_TIMEOUT_S = 20.0
 
 
 class Control:
-    """A connection with the local admin's key. ``admin`` and ``usage`` are stubs for ``call``, which raises LocalError."""
+    """A connection with the local admin's key. ``admin`` and ``usage`` are stubs for ``call``, which raises LocalError.
 
-    def __init__(self, address: str, key_file: Path) -> None:
+    ``ca`` is the file with the authority to trust; empty: no TLS.
+    """
+
+    def __init__(self, address: str, key_file: Path, ca: str) -> None:
         try:
             key = key_file.read_text().strip()
         except OSError as error:
@@ -28,7 +31,7 @@ class Control:
                 "database; without it, remove the whole state folder to begin anew."
             ) from error
         self._metadata = (("authorization", f"Bearer {key}"),)
-        self._channel = grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
+        self._channel = _channel(address, ca)
         self.admin: Any = admin_pb2_grpc.AdminServiceStub(self._channel)
         self.usage: Any = usage_pb2_grpc.UsageServiceStub(self._channel)
 
@@ -67,6 +70,20 @@ class Control:
         with _told():
             *_, response = method(request, metadata=self._metadata, timeout=CALL_TIMEOUT_S)
             return response
+
+
+def _channel(address: str, ca: str) -> grpc.Channel:
+    # A proxy of the environment is never the way to this machine itself.
+    options = [("grpc.enable_http_proxy", 0)]
+    if not ca:
+        return grpc.insecure_channel(address, options=options)
+    try:
+        authority = Path(ca).read_bytes()
+    except OSError as error:
+        raise LocalError(
+            f"The certificates in {ca} cannot be read ({error.strerror}); `suanli down` and `suanli up` make them anew."
+        ) from error
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(authority), options=options)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ import psutil
 import yaml
 
 from suanli.local import processes, ray_cluster
+from suanli.local.certificates import Certificates
 from suanli.local.control import Control
 from suanli.local.ray_cluster import LocalRayCluster, RayClusterError
 from suanli.local.state import LocalError, Process, RegionSettings, RunningRegion, Settings, StateDir, Up
@@ -79,6 +80,7 @@ class Launcher:
 
     def __init__(self, state: StateDir, progress: Progress) -> None:
         self._state = state
+        self._certificates = Certificates(state.tls)
         self._progress = progress
         self._cancelled = threading.Event()
         self._guard = threading.Lock()
@@ -98,6 +100,7 @@ class Launcher:
             for settings in self._settings(wanted, last):
                 self._up.regions.setdefault(settings.id, RunningRegion(settings))
             self._begun = []
+            self._certificates.ensure(list(self._up.regions))
             try:
                 self._start_all(last.address)
             except BaseException as error:
@@ -163,7 +166,9 @@ class Launcher:
         ready_file.unlink(missing_ok=True)
         # The address of the last time when it is free: whoever knows it, agents that live among them, need no news.
         config = {
-            "listen": last_address if last_address and _is_free(last_address) else f"{HOST}:0",
+            "listen": _same(last_address),
+            "agents_listen": _same(self._up.agents),
+            "tls": self._server_tls(),
             "metrics_listen": f"{HOST}:0",
             "state_dir": str(self._state.control_plane),
             "bootstrap_admin_key_file": str(self._state.key_file),
@@ -178,16 +183,26 @@ class Launcher:
         except ValueError as error:
             raise LocalError(f"The control plane wrote something unreadable to {ready_file}.") from error
         if not last_address:
-            with Control(ready["listen"], self._state.key_file) as control:
+            with Control(ready["listen"], self._state.key_file, str(self._certificates.ca)) as control:
                 control.make_local_institution()
         with self._guard:
             self._up.address, self._up.metrics = ready["listen"], ready["metrics_listen"]
+            self._up.agents, self._up.ca = ready["agents_listen"], str(self._certificates.ca)
             self._state.write_up(self._up)
         self._progress(CONTROL_PLANE, "ready")
 
+    def _server_tls(self) -> dict[str, Any]:
+        files = self._certificates
+        return {
+            "cert": str(files.server),
+            "key": str(files.server_key),
+            "agent_ca_cert": str(files.ca),
+            "agents_need_certificates": True,
+        }
+
     def _start_region(self, region: RunningRegion, control: Future[None]) -> None:
         name = region.settings.id
-        address = self._up.address
+        dialled = (self._up.address, self._up.agents)
         ray_was_there = self._is_alive(ray_of(name))
         if not ray_was_there:
             # An agent knows the cluster that is gone; its jobs went with that.
@@ -196,7 +211,7 @@ class Launcher:
         while not control.done():
             self._pause()
         control.result()
-        if self._is_alive(agent_of(name)) and ray_was_there and address == self._up.address:
+        if self._is_alive(agent_of(name)) and ray_was_there and dialled == (self._up.address, self._up.agents):
             return
         self._end([agent_of(name)])
         self._start_agent(region)
@@ -240,7 +255,7 @@ class Launcher:
         ready_file = folder / "ready.json"
         folder.mkdir(parents=True, exist_ok=True)
         ready_file.unlink(missing_ok=True)
-        with Control(self._up.address, self._state.key_file) as control:
+        with Control(self._up.address, self._state.key_file, self._up.ca) as control:
             if not (folder / "credential").exists():
                 _write_private(folder / "token", control.enrolment_token(settings.id))
         config = {
@@ -251,6 +266,14 @@ class Launcher:
             "ready_file": str(ready_file),
             "stop_grace_ms": STOP_GRACE_MS,
         }
+        if self._up.agents:
+            cert, key = self._certificates.agent(settings.id)
+            config |= {
+                "agents_address": self._up.agents,
+                "tls_cert": str(cert),
+                "tls_key": str(key),
+                "tls_ca": self._up.ca,
+            }
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("SUANLI_", "RAY_"))}
         cluster = LocalRayCluster(settings.id, self._state.ray(settings.id), num_cpus=settings.cpus)
         environment |= cluster.client_env() | {"RAY_ADDRESS": region.ray_address}
@@ -361,7 +384,7 @@ class Launcher:
         held: dict[str, str] = {}
         process = up.processes.get(CONTROL_PLANE)
         if process is not None and processes.is_alive(process) and up.address:
-            with contextlib.suppress(LocalError), Control(up.address, self._state.key_file) as control:
+            with contextlib.suppress(LocalError), Control(up.address, self._state.key_file, up.ca) as control:
                 for region in control.regions():
                     cpus, of = region.allocated.cpu_milli // 1000, region.capacity.cpu_milli // 1000
                     word = "online" if region.online else "offline"
@@ -393,6 +416,11 @@ class _CancelledError(Exception):
 def _title(name: str) -> str:
     kind, _, region = name.partition(":")
     return f"agent of region {region}" if region else kind.replace("-", " ")
+
+
+def _same(address: str) -> str:
+    """The address of before when it is free, else one with any port."""
+    return address if address and _is_free(address) else f"{HOST}:0"
 
 
 def _is_free(address: str) -> bool:

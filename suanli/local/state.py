@@ -4,6 +4,7 @@
 up.json                      what runs: addresses, processes (id and start time) and regions; absent: nothing runs
 settings.json                regions and address of the last start, for the next one
 admin.key                    the local admin's key, mode 0600
+tls/                         the deployment's own authority and certificates; keys mode 0600
 control-plane/               database and artifact store
 regions/<region>/            the agent's folder and its jobs' files; ``ray/`` below it is the Ray cluster's
 logs/<process>.log           what each process says
@@ -73,10 +74,16 @@ class RunningRegion:
 
 @dataclasses.dataclass(slots=True)
 class Up:
-    """What runs. ``boot_id`` is of the machine's boot: after another, none of the processes is ours."""
+    """What runs. ``boot_id`` is of the machine's boot: after another, none of the processes is ours.
+
+    ``agents`` is the control plane's address for agents, ``ca`` the file with the authority to trust; both are empty while a control
+    plane runs that an earlier version has started, without TLS.
+    """
 
     boot_id: str
     address: str = ""
+    agents: str = ""
+    ca: str = ""
     metrics: str = ""
     processes: dict[str, Process] = dataclasses.field(default_factory=dict)
     regions: dict[str, RunningRegion] = dataclasses.field(default_factory=dict)
@@ -93,6 +100,7 @@ class StateDir:
         self.settings_file = self.path / "settings.json"
         self.key_file = self.path / "admin.key"
         self.control_plane = self.path / "control-plane"
+        self.tls = self.path / "tls"
 
     def region(self, region: str) -> Path:
         """The folder of a region."""
@@ -129,7 +137,8 @@ class StateDir:
         if document is None:
             return None
         try:
-            up = Up(str(document.get("boot_id", "")), document["address"], document["metrics"])
+            up = Up(str(document.get("boot_id", "")), document["address"], metrics=document["metrics"])
+            up.agents, up.ca = str(document.get("agents", "")), str(document.get("ca", ""))
             for item in document["processes"]:
                 up.processes[item["name"]] = Process(item["name"], int(item["pid"]), int(item["start_time"]))
             for item in document["regions"]:
@@ -145,9 +154,10 @@ class StateDir:
             "version": VERSION,
             "boot_id": up.boot_id,
             "address": up.address,
+            "agents": up.agents,
             "metrics": up.metrics,
             "key_file": str(self.key_file),
-            "ca": "",
+            "ca": up.ca,
             "institution": INSTITUTION,
             "processes": [dataclasses.asdict(process) for process in up.processes.values()],
             "regions": [

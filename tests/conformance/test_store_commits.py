@@ -20,7 +20,15 @@ def test_an_empty_store_loads_empty(store: Store) -> None:
     assert state.requests_complete
     assert (state.last_job_no, state.last_event_seq, state.last_ledger_seq, state.last_launch_seq) == (0, 0, 0, 0)
     assert (state.last_commit_no, state.last_time_ms, state.last_budget_notice, state.ledger_hash) == (0, 0, 0, b"")
-    assert state.price_lists == state.months == state.budgets == state.budget_spending == []
+    assert (
+        state.price_lists
+        == state.months
+        == state.budgets
+        == state.budget_spending
+        == state.data_sets
+        == state.grants
+        == []
+    )
     assert store.last_sequences() == (0, 0)
 
 
@@ -34,6 +42,8 @@ def test_every_record_comes_back_as_it_was_given(store: Store, writer: Writer) -
         "quotas": [rows.quota(), rows.quota(project="nlp", pending_jobs=5)],
         "budgets": [rows.budget(), rows.budget("b2", projects='["nlp"]', amount=2**62, title="教学")],
         "budget_spending": [rows.budget_spending(), rows.budget_spending("b2", spent="-12", threshold=80)],
+        "data_sets": [rows.data_set(), rows.data_set(version="2025", replicas='{"east": ["/d", 5, ""]}', minors=1)],
+        "grants": [rows.grant(), rows.grant("g2", actions="[1, 2]", to_ms=2**62, decision_reason="'\\")],
         "months": [rows.month("2026-09"), rows.month("2026-10", digest=bytes(range(32)))],
         "price_lists": [rows.price_list(1, to_ms=9), rows.price_list(2, document="# 'A' \\ B\n", currency="EUR")],
         "regions": [rows.region()],
@@ -103,6 +113,8 @@ def test_a_record_replaces_the_one_of_its_key(store: Store, writer: Writer) -> N
         fair_usage=[rows.fair_usage(), rows.fair_usage("wang")],
         budgets=[rows.budget()],
         budget_spending=[rows.budget_spending()],
+        data_sets=[rows.data_set(), rows.data_set(version="2025")],
+        grants=[rows.grant(), rows.grant("g2")],
     )
     running = rows.job(1, state=int(JobState.RUNNING), region="east", attempt=1)
     started = rows.attempt(1, start_ms=rows.T0_MS + 9)
@@ -118,6 +130,8 @@ def test_a_record_replaces_the_one_of_its_key(store: Store, writer: Writer) -> N
         fair_usage=[rows.fair_usage(as_of_ms=rows.T0_MS + 1)],
         budgets=[rows.budget(closed=1)],
         budget_spending=[rows.budget_spending(spent="5", threshold=50)],
+        data_sets=[rows.data_set(withdrawn_ms=9)],
+        grants=[rows.grant("g2", status=4)],
     )
 
     state = store.load()
@@ -130,6 +144,8 @@ def test_a_record_replaces_the_one_of_its_key(store: Store, writer: Writer) -> N
     assert state.quotas == [rows.quota(cpu_milli=5)]
     assert state.budgets == [rows.budget(closed=1)]
     assert state.budget_spending == [rows.budget_spending(spent="5", threshold=50)]
+    assert state.data_sets == [rows.data_set(withdrawn_ms=9), rows.data_set(version="2025")]
+    assert state.grants == [rows.grant(), rows.grant("g2", status=4)]
     assert state.fair_usage == [rows.fair_usage(as_of_ms=rows.T0_MS + 1), rows.fair_usage("wang")]
 
 
@@ -204,6 +220,8 @@ REFUSED = {
     "a notice twice": {"budget_notices": [rows.budget_notice(1, threshold=80)]},
     "a budget of nobody": {"budgets": [rows.budget("b2")]},
     "spending of no budget": {"budget_spending": [rows.budget_spending("b2")]},
+    "a data set of nobody": {"data_sets": [rows.data_set()]},
+    "a grant of nobody": {"grants": [rows.grant()]},
     "a project of nobody": {"projects": [rows.project()]},
     "a quota of nobody": {"quotas": [rows.quota()]},
     "a node of nowhere": {"nodes": [rows.node()]},

@@ -23,10 +23,10 @@ def test_a_thousand_jobs_of_two_institutions(tmp_path: Path) -> None:
         state = StateDir(folder)
         up = state.read_up()
         assert up is not None
-        with Control(up.address, state.key_file) as control:
+        with Control(up.address, state.key_file, up.ca) as control:
             jobs = {}
             for tenant in tenants.TENANTS:
-                with Client(up.address, tenants.create(control, tenant)) as client:
+                with Client(up.address, tenants.create(control, tenant), ca=up.ca) as client:
                     one = {"command": ["sleep", "1"], "project": tenant.project, "memory": "64MiB"}
                     for _ in range(JOBS_EACH // BATCH):
                         jobs.update({job.id: tenant.id for job in client.submit_many([one] * BATCH)})

@@ -17,7 +17,7 @@ from tests.e2e.tools import leftovers, suanli, wait_for
 
 def _record(state: StateDir, process: Process, boot_id: str) -> None:
     state.path.mkdir(parents=True, exist_ok=True)
-    up = Up(boot_id, "127.0.0.1:1", "127.0.0.1:2", {process.name: process})
+    up = Up(boot_id, "127.0.0.1:1", metrics="127.0.0.1:2", processes={process.name: process})
     up.regions["east"] = RunningRegion(RegionSettings("east", 1, 0, 1024), "127.0.0.1:3")
     state.write_up(up)
 

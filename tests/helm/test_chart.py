@@ -91,7 +91,7 @@ def test_the_server_gets_its_settings_and_secrets_by_reference() -> None:
     manifests = rendered()
     config = yaml.safe_load(one(manifests, "ConfigMap", "-control-plane")["data"]["server.yaml"])
     assert set(config) == {
-        *("listen", "metrics_listen", "tls", "artifacts_url", "state_dir", "bootstrap_admin_key_file")
+        *("listen", "metrics_listen", "tls", "artifacts_url", "state_dir", "bootstrap_admin_key_file", "audit_key_file")
     }
     assert set(config["tls"]) == {"cert", "key"}
     pod = one(manifests, "Deployment", "-control-plane")["spec"]["template"]["spec"]
@@ -112,6 +112,16 @@ def test_the_first_operator_has_the_key_of_the_secret() -> None:
     assert config["bootstrap_admin_key_file"] == "/etc/suanli/bootstrap/api-key"
 
 
+def test_heads_of_the_audit_log_are_signed_with_the_key_of_the_secret() -> None:
+    config = yaml.safe_load(one(full(), "ConfigMap", "-control-plane")["data"]["server.yaml"])
+    pod = one(full(), "Deployment", "-control-plane")["spec"]["template"]["spec"]
+    folder, _, name = config["audit_key_file"].rpartition("/")
+    mounts = [each["name"] for each in pod["containers"][0]["volumeMounts"] if each["mountPath"] == folder]
+    (volume,) = [each for each in pod["volumes"] if each["name"] in mounts]
+    assert volume["secret"]["secretName"] == "suanli-audit-key"
+    assert volume["secret"]["items"] == [{"key": "audit-key.pem", "path": name}]
+
+
 def test_services_lead_to_the_control_plane_alone() -> None:
     manifests = full()
     selector = one(manifests, "Service", "-control-plane")["spec"]["selector"]
@@ -119,7 +129,7 @@ def test_services_lead_to_the_control_plane_alone() -> None:
         labels = one(manifests, "Deployment", name)["spec"]["template"]["metadata"]["labels"]
         assert (selector.items() <= labels.items()) is (name == "-control-plane")
     ports = one(manifests, "Service", "-control-plane")["spec"]["ports"]
-    assert [(port["name"], port["port"]) for port in ports] == [("grpc", 443)]
+    assert [(port["name"], port["port"]) for port in ports] == [("grpc", 443), ("agents", 8443)]
     metrics = one(manifests, "Service", "-metrics")["spec"]
     assert (metrics["type"], metrics["ports"][0]["port"]) == ("ClusterIP", 9464)
 
@@ -132,8 +142,39 @@ def test_the_agent_dials_the_control_plane_of_its_release_or_the_one_named() -> 
     there = yaml.safe_load(one(full(), "ConfigMap", "-agent")["data"]["agent.yaml"])
     assert there["control_plane"] == "suanli.example.org:443"
     assert set(there) == {
-        *("region", "control_plane", "tls_ca", "token_file", "ray_address", "state_dir", "artifacts_url", "pools")
+        *("region", "control_plane", "tls_ca", "token_file", "ray_address", "state_dir", "artifacts_url", "pools"),
+        *("agents_address", "tls_cert", "tls_key"),
     }
+
+
+def test_agents_show_certificates_on_a_port_of_their_own_when_it_is_on() -> None:
+    signing = rendered("--set", "controlPlane.agents.enabled=true")
+    for manifests, signs in ((signing, True), (full(), False)):
+        server = yaml.safe_load(one(manifests, "ConfigMap", "-control-plane")["data"]["server.yaml"])
+        assert server["agents_listen"] == "0.0.0.0:50052"
+        assert server["tls"]["agents_need_certificates"] is True
+        assert ("agent_ca_key" in server["tls"]) is signs
+        volumes = one(manifests, "Deployment", "-control-plane")["spec"]["template"]["spec"]["volumes"]
+        authority = next(volume["secret"] for volume in volumes if volume["name"] == "agent-ca")
+        assert [item["key"] for item in authority["items"]] == ["tls.crt", *(["tls.key"] if signs else [])]
+    service = one(signing, "Service", "-control-plane")["metadata"]["name"]
+    agent = yaml.safe_load(one(signing, "ConfigMap", "-agent")["data"]["agent.yaml"])
+    assert agent["agents_address"] == f"{service}.suanli.svc:50052"
+    assert "tls_cert" not in agent
+    brought = yaml.safe_load(one(full(), "ConfigMap", "-agent")["data"]["agent.yaml"])
+    assert brought["agents_address"] == "suanli.example.org:8443"
+    mounts = one(full(), "Deployment", "-agent")["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
+    folder = brought["tls_cert"].rpartition("/")[0]
+    assert any(mount["mountPath"] == folder and "subPath" not in mount for mount in mounts)
+
+
+def test_secrets_are_mounted_so_that_a_renewed_one_is_seen() -> None:
+    """Kubernetes never updates what is mounted by subPath."""
+    for name in ("-control-plane", "-agent"):
+        pod = one(full(), "Deployment", name)["spec"]["template"]["spec"]
+        secrets = {volume["name"] for volume in pod["volumes"] if "secret" in volume}
+        mounts = pod["containers"][0]["volumeMounts"]
+        assert not [mount for mount in mounts if mount["name"] in secrets and "subPath" in mount]
 
 
 def test_the_agent_never_sees_the_private_key() -> None:
@@ -150,6 +191,10 @@ def test_each_pool_is_a_worker_group_the_agent_can_find() -> None:
     assert {pool["name"] for pool in pools} == set(groups) == {"cpu", "gpu-a100"}
     for pool in pools:
         assert pool["labels"].items() <= groups[pool["name"]]["labels"].items()
+    assert {pool["name"]: pool.get("isolation") for pool in pools} == {
+        "cpu": None,
+        "gpu-a100": {"network": "none", "disk_mib": 10240},
+    }
     gpu = groups["gpu-a100"]
     assert gpu["labels"]["ray.io/accelerator-type"] == "A100"
     assert gpu["labels"]["topology.suanli.io/rack"] == "r7"
@@ -200,10 +245,14 @@ def test_a_changed_setting_restarts_the_pod_that_reads_it() -> None:
         ("region.name=East_Campus", "name"),
         ("region.rayVersion=2.60", "rayVersion"),
         ("region.agent.controlPlane=https://suanli.example.org", "controlPlane"),
+        ("region.agent.agentsAddress=nowhere", "agentsAddress"),
+        ("region.agent.certificate.existingSecret=east-agent", "region.agent.agentsAddress"),
+        ("controlPlane.agents.ca.existingSecret=", "existingSecret"),
         ("region.pools[0].replicas=-1", "replicas"),
         ("region.pools[0].memory=lots", "memory"),
         ("region.pools[0].labels.suanli\\.io/pool=other", "suanli.io/pool"),
         ("region.pools[0].gpus=2", "acceleratorType"),
+        ("region.pools[0].isolation.tier=pod", "tier"),
         ("region.pools=null", "pools"),
         ("controlPlane.enabled=false", "region.agent.controlPlane"),
         ("unknown=1", "unknown"),

@@ -14,6 +14,10 @@ import yaml
 from protos.suanli.v1 import jobs_pb2
 from protos.suanli.v1 import regions_pb2 as pb
 from protos.suanli.v1.regions_pb2_grpc import RegionServiceServicer, add_RegionServiceServicer_to_server
+from workers.agent import Agent
+from workers.config import AgentConfig, load_config
+from workers.executor import types as ex
+from workers.spool import MemorySpool
 
 TOKEN = "enrol-me"
 KEY = "suanli_test_key"
@@ -174,8 +178,43 @@ def write_config(folder: Path, control: FakeControl, **keys: Any) -> Path:
         "state_dir": "state",
         "ready_file": "ready",
         "artifacts_url": "artifacts",
+        # Jobs of the tests write into folders of the tests.
+        "isolation": {"tier": "process"},
         **keys,
     }
     path = folder / "agent.yaml"
     path.write_text(yaml.safe_dump({key: value for key, value in document.items() if value is not None}))
     return path
+
+
+class NoNodes:
+    """A cluster that has no nodes, yet."""
+
+    def __init__(self) -> None:
+        self.events: asyncio.Queue[ex.GatewayEvent] = asyncio.Queue()
+        self.events.put_nowait(ex.NodesFound())
+        self.url = ""
+
+    async def open(self, config: AgentConfig, artifacts_url: str) -> Any:
+        self.url = artifacts_url
+        return self
+
+    async def next_event(self) -> ex.GatewayEvent:
+        return await self.events.get()
+
+    async def close(self) -> None:
+        pass
+
+
+class Running:
+    """An agent in this process."""
+
+    def __init__(self, config: Path, spool: MemorySpool) -> None:
+        self.nodes = NoNodes()
+        self.agent = Agent(load_config(config), spool, self.nodes.open)
+        self.task = asyncio.create_task(self.agent.run())
+
+    async def stop(self) -> None:
+        self.agent.stop(jobs_too=False)
+        async with asyncio.timeout(DEADLINE_S):
+            await self.task

@@ -1,17 +1,19 @@
 """Help for tests that run real processes through a node executor."""
 
 import asyncio
+import dataclasses
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from workers.executor import procfs
 from workers.executor.config import ExecutorConfig
+from workers.executor.isolation import Isolation, Tier
 from workers.executor.node_executor import NodeExecutor
-from workers.executor.types import Cursor, Event, Exited, Launch
+from workers.executor.types import Cursor, Event, Exited, Launch, Refused
 
 DEADLINE_S = 20
 
@@ -27,6 +29,15 @@ def shell(script: str, job_id: str = "job", **fields: Any) -> Launch:
 
 def python(script: str, job_id: str = "job", **fields: Any) -> Launch:
     return Launch(job_id=job_id, attempt=fields.pop("attempt", 1), argv=("python", "-S", "-c", script), **fields)
+
+
+class IsolatingExecutor(NodeExecutor):
+    """Runs everything in the isolation given to it."""
+
+    isolation = Isolation(Tier.SANDBOX, disk_mib=0)
+
+    async def launch(self, launches: Iterable[Launch]) -> tuple[Refused, ...]:
+        return await super().launch(dataclasses.replace(one, isolation=self.isolation) for one in launches)
 
 
 class Run:
@@ -61,8 +72,8 @@ class Run:
         return await self.exited(launch.job_id, launch.rank)
 
 
-def alive(marker: str) -> list[int]:
-    """Ids of living processes that were given ``marker`` as an argument."""
+def alive(marker: str, sandbox: bool = True) -> list[int]:
+    """Ids of living processes that were given ``marker`` as an argument, those that hold a sandbox together included."""
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -71,6 +82,8 @@ def alive(marker: str) -> list[int]:
             except OSError:
                 continue
             process = procfs.read_process(int(name))
+            if not sandbox and words[0].endswith(b"bwrap"):
+                continue
             if marker.encode() in words and process is not None and not process.zombie:
                 found.append(int(name))
     return found

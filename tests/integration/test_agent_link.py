@@ -5,49 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.integration.agent_tools import DEADLINE_S, KEY, TOKEN, FakeControl, eventually, write_config
-from workers.agent import Agent
+from tests.integration.agent_tools import (
+    KEY,
+    TOKEN,
+    FakeControl,
+    Running,
+    eventually,
+    write_config,
+)
 from workers.agent_link import SetupError
-from workers.config import AgentConfig, load_config
-from workers.executor import types as ex
 from workers.spool import MemorySpool
-
-
-class NoNodes:
-    """A cluster that has no nodes, yet."""
-
-    def __init__(self) -> None:
-        self.events: asyncio.Queue[ex.GatewayEvent] = asyncio.Queue()
-        self.events.put_nowait(ex.NodesFound())
-        self.url = ""
-
-    async def open(self, config: AgentConfig, artifacts_url: str) -> Any:
-        self.url = artifacts_url
-        return self
-
-    async def next_event(self) -> ex.GatewayEvent:
-        return await self.events.get()
-
-    async def close(self) -> None:
-        pass
-
-
-class Running:
-    """An agent in this process."""
-
-    def __init__(self, config: Path, spool: MemorySpool) -> None:
-        self.nodes = NoNodes()
-        self.agent = Agent(load_config(config), spool, self.nodes.open)
-        self.task = asyncio.create_task(self.agent.run())
-
-    async def stop(self) -> None:
-        self.agent.stop(jobs_too=False)
-        async with asyncio.timeout(DEADLINE_S):
-            await self.task
 
 
 @pytest.fixture

@@ -183,7 +183,7 @@ async def port_of(one: Server) -> str:
         ({"lisen": "x"}, "did you mean listen?"),
         ({"algorithms_dir": "/nowhere"}, "manifest.schema.json"),
         ({"database_url": "mysql://x/y"}, "No store for 'mysql'"),
-        ({"listen": "0.0.0.0:0", "tls": {"cert": "/nowhere.pem", "key": "/nowhere.pem"}}, "tls.key"),
+        ({"listen": "0.0.0.0:0", "tls": {"cert": "/nowhere.pem", "key": "/nowhere.pem"}}, "tls.cert: /nowhere.pem"),
     ],
 )
 async def test_a_configuration_that_cannot_be_served_ends_with_a_sentence(

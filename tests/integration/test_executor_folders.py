@@ -8,17 +8,20 @@ from pathlib import Path
 import pytest
 
 import artifacts
-from tests.integration.executor_tools import Run, config, python, shell
+from tests.integration.executor_tools import IsolatingExecutor, Run, config, python, shell
+from workers.executor.isolation import Isolation, Tier
 from workers.executor.node_executor import NodeExecutor
 from workers.executor.types import Checkpointed, ExitReason
 
 
-@pytest.fixture
-async def run(tmp_path: Path) -> AsyncIterator[Run]:
+@pytest.fixture(params=["process", "sandbox"])
+async def run(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Run]:
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     settings = config(tmp_path, checkpoint_interval_ms=200, pip_arguments=("--no-index", "--find-links", str(wheels)))
-    executor = NodeExecutor(settings)
+    executor = (IsolatingExecutor if request.param == "sandbox" else NodeExecutor)(settings)
+    if isinstance(executor, IsolatingExecutor):
+        executor.isolation = Isolation(Tier.SANDBOX, extra_read_only=(str(wheels),))
     await executor.start()
     yield Run(executor)
     await executor.close()

@@ -11,15 +11,28 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.executor_tools import DEADLINE_S, SLEEPER, Run, alive, config, eventually, python, shell
+from tests.integration.executor_tools import (
+    DEADLINE_S,
+    SLEEPER,
+    IsolatingExecutor,
+    Run,
+    alive,
+    config,
+    eventually,
+    python,
+    shell,
+)
 from workers.executor.node_executor import NodeExecutor
 from workers.executor.types import AttemptState, ExecutorError, ExitReason, Keep, Launch, Started, Stream
 
 
-@pytest.fixture
-async def run(tmp_path: Path) -> AsyncIterator[Run]:
-    executor = NodeExecutor(config(tmp_path))
+@pytest.fixture(params=["process", "sandbox"])
+async def run(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Run]:
+    """What holds of a process holds of one in a sandbox."""
+    executor = (IsolatingExecutor if request.param == "sandbox" else NodeExecutor)(config(tmp_path))
     await executor.start()
+    if request.param == "sandbox":
+        assert executor.sandbox_problem == ""
     yield Run(executor)
     await executor.close()
 
@@ -167,7 +180,7 @@ def stubborn(marker: str) -> Launch:
 async def test_stop_ends_the_whole_tree_whatever_it_does(run: Run) -> None:
     marker = uuid.uuid4().hex
     await run.executor.launch([stubborn(marker)])
-    await eventually(lambda: len(alive(marker)) == 3, "three processes")
+    await eventually(lambda: len(alive(marker, sandbox=False)) == 3, "three processes")
     await run.executor.stop("job", 1, grace_ms=200)
     ended = await run.exited()
     assert (ended.reason, ended.signal) == (ExitReason.STOPPED, "SIGKILL")
@@ -270,7 +283,7 @@ async def test_the_log_can_be_read_while_the_job_runs(run: Run) -> None:
 async def test_death_of_the_warden_ends_its_jobs_and_is_reported(run: Run) -> None:
     marker = uuid.uuid4().hex
     await run.executor.launch([stubborn(marker)])
-    await eventually(lambda: len(alive(marker)) == 3, "three processes")
+    await eventually(lambda: len(alive(marker, sandbox=False)) == 3, "three processes")
     started = await run.until(lambda event: isinstance(event, Started))
     assert isinstance(started, Started)
     os.kill(_parent(started.pid), signal.SIGKILL)

@@ -1,8 +1,10 @@
 """The gateway on a real local Ray cluster of two nodes: discovery, jobs, loss of a node, a new gateway."""
 
 import asyncio
+import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +12,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
 from suanli.local.ray_cluster import LocalRayCluster, cluster_pids, remove_cluster, short_folder
@@ -253,3 +256,45 @@ def test_two_clusters_side_by_side_on_loopback_only(cluster: LocalRayCluster, tm
     assert cluster_pids(cluster.temp_dir) != []
     remove_cluster(tmp_path)
     assert not short_folder(tmp_path).exists() or not any(short_folder(tmp_path).iterdir())
+
+
+def options_of(cluster: LocalRayCluster) -> dict[str, str]:
+    """The options with which the head of a cluster was started."""
+    words = Path(f"/proc/{cluster.nodes[0].pid}/cmdline").read_bytes().decode().split("\0")
+    return dict(word.removeprefix("--").split("=", 1) for word in words if word.startswith("--") and "=" in word)
+
+
+def answer(address: str, method: str, token: str = "") -> grpc.StatusCode:
+    """How Ray answers a call with this token, or none."""
+    metadata = (("authorization", f"Bearer {token}"),) if token else ()
+    with grpc.insecure_channel(address) as channel:
+        try:
+            channel.unary_unary(method)(b"", metadata=metadata, timeout=DEADLINE_S)
+        except grpc.RpcError as error:
+            return error.code()
+    return grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize(
+    ("port", "method"),
+    [
+        ("port", "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo"),
+        ("port", "/ray.rpc.InternalKVGcsService/InternalKVKeys"),
+        ("node-manager-port", "/ray.rpc.NodeManagerService/GetNodeStats"),
+        ("ray-client-server-port", "/ray.rpc.RayletDriver/ClusterInfo"),
+    ],
+    ids=["nodes at GCS", "key-value store at GCS", "raylet", "Ray Client"],
+)
+def test_without_the_token_ray_answers_nobody(cluster: LocalRayCluster, port: str, method: str) -> None:
+    address = f"127.0.0.1:{options_of(cluster)[port]}"
+    for token in ("", "guessed"):
+        assert answer(address, method, token) is grpc.StatusCode.UNAUTHENTICATED
+    assert answer(address, method, cluster.token_path.read_text()) is not grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_there_is_no_dashboard(cluster: LocalRayCluster) -> None:
+    options = options_of(cluster)
+    assert options["include-dashboard"] == "false"
+    for name in ("dashboard-port", "dashboard-agent-listen-port"):
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", int(options[name]))) == errno.ECONNREFUSED, name

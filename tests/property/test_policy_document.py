@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.domain import document_values as v
+from scheduler.domain.classification import Classification
 from scheduler.domain.document_text import yaml_of
 from scheduler.domain.errors import InvalidArgument
 from scheduler.domain.resources import Resources
@@ -87,7 +88,14 @@ POLICIES = st.builds(
     backfill=st.builds(BackfillPolicy, reservations=st.integers(0, 10_000), look=st.integers(0, 100_000)),
     score=st.builds(ScorePolicy, WEIGHT, WEIGHT, WEIGHT, WEIGHT, WEIGHT, WEIGHT, st.booleans()),
     pools=mapping(
-        POOLS, st.builds(PoolPolicy, st.booleans(), st.integers(0, doc.MAX_PRICE), st.integers(0, doc.MAX_PRICE))
+        POOLS,
+        st.builds(
+            PoolPolicy,
+            st.booleans(),
+            st.integers(0, doc.MAX_PRICE),
+            st.integers(0, doc.MAX_PRICE),
+            st.sampled_from(Classification),
+        ),
     ),
     data_sets=mapping(
         st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._/@-]{0,8}", fullmatch=True),

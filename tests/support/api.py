@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from protos.suanli.v1 import (
     admin_pb2_grpc,
+    audit_pb2_grpc,
     common_pb2,
+    data_pb2_grpc,
     jobs_pb2,
     jobs_pb2_grpc,
     regions_pb2,
@@ -26,28 +29,42 @@ from protos.suanli.v1 import (
 from scheduler.api.blobs import Artifacts
 from scheduler.api.metrics import Metrics
 from scheduler.api.permissions import Role
-from scheduler.api.serving import ApiServer, Tls
+from scheduler.api.serving import DEFAULT_LIMITS, ApiServer
+from scheduler.api.tls import Tls
+from scheduler.audit_key import AuditKey
 from scheduler.catalog.catalogue import Catalogue
-from scheduler.domain.records import InstitutionRecord, UserRecord
+from scheduler.domain.records import InstitutionRecord, ProjectRecord, UserRecord
+from scheduler.governance.limits import Limits
+from scheduler.identity.issuers import NO_OIDC, Oidc
 from scheduler.planning.policy import Policy
 from scheduler.service.control_plane import ControlPlane
 from scheduler.service.ids import RandomIds, WallClock
+from scheduler.service.ports import Store
 from scheduler.service.state import Settings
 from scheduler.store.memory import MemoryStore
 from scheduler.wire.spec import SpecCodec
 from tests.unit.catalog.stores import FolderStore
 
 DEADLINE_S = 20.0
+DEFAULT_SETTINGS = Settings()
 PEOPLE = {
     "op": ("", Role.OPERATOR),
     "ada": ("uni-a", Role.RESEARCHER),
     "abe": ("uni-a", Role.RESEARCHER),
     "ann": ("uni-a", Role.INSTITUTION_ADMIN),
     "fay": ("uni-a", Role.FINANCE),
+    "sam": ("uni-a", Role.STEWARD),
+    "sue": ("uni-a", Role.STEWARD),
+    "stu": ("uni-b", Role.STEWARD),
     "bob": ("uni-b", Role.RESEARCHER),
     "ben": ("uni-b", Role.INSTITUTION_ADMIN),
     "fin": ("", Role.FINANCE),
+    "lea": ("uni-a", Role.PROJECT_LEAD),
+    "aud": ("uni-a", Role.AUDITOR),
+    "pau": ("", Role.AUDITOR),
 }
+LED = "lab"
+"""The project of uni-a that lea leads."""
 
 
 class Client:
@@ -63,6 +80,8 @@ class Client:
         self.jobs = _Keyed(jobs_pb2_grpc.JobServiceStub(self.channel), key)
         self.admin = _Keyed(admin_pb2_grpc.AdminServiceStub(self.channel), key)
         self.regions = _Keyed(regions_pb2_grpc.RegionServiceStub(self.channel), key)
+        self.data = _Keyed(data_pb2_grpc.DataServiceStub(self.channel), key)
+        self.audit = _Keyed(audit_pb2_grpc.AuditServiceStub(self.channel), key)
         self.usage = _Keyed(usage_pb2_grpc.UsageServiceStub(self.channel), key)
 
     @property
@@ -104,6 +123,7 @@ class Api:
     uploads: Path
     metrics: Metrics
     codec: SpecCodec
+    agents_address: str = ""
     clients: dict[str, Client] = field(default_factory=dict)
 
     def __getitem__(self, user: str) -> Client:
@@ -112,24 +132,44 @@ class Api:
 
 @asynccontextmanager
 async def running_api(
-    folder: Path, *, catalogue: Catalogue | None = None, tls: Tls | None = None, max_blob_bytes: int = 3 << 20
+    folder: Path,
+    *,
+    catalogue: Catalogue | None = None,
+    tls: Tls | None = None,
+    max_blob_bytes: int = 3 << 20,
+    oidc: Oidc = NO_OIDC,
+    limits: Limits = DEFAULT_LIMITS,
+    settings: Settings = DEFAULT_SETTINGS,
+    store: Store | None = None,
 ) -> AsyncIterator[Api]:
     """Serve, with the people of ``PEOPLE`` in two institutions."""
     catalogue = catalogue or Catalogue()
     codec = SpecCodec(catalogue)
     clock = WallClock()
     metrics = Metrics()
-    control_plane = ControlPlane(MemoryStore(clock), clock, RandomIds(), codec, Policy(), Settings(), metrics)
-    store = FolderStore(folder / "artifacts")
-    artifacts = Artifacts(store, folder / "uploads")
+    memory, key = store or MemoryStore(clock), AuditKey(Ed25519PrivateKey.generate())
+    control_plane = ControlPlane(memory, clock, RandomIds(), codec, Policy(), settings, metrics, key)
+    files = FolderStore(folder / "artifacts")
+    artifacts = Artifacts(files, folder / "uploads")
     server = ApiServer(
-        control_plane, codec, catalogue, artifacts, metrics, artifacts_url="file:///a", max_blob_bytes=max_blob_bytes
+        control_plane,
+        codec,
+        catalogue,
+        artifacts,
+        metrics,
+        artifacts_url="file:///a",
+        max_blob_bytes=max_blob_bytes,
+        oidc=oidc,
+        limits=limits,
+        tls=tls,
     )
-    port = server.listen("127.0.0.1", 0, tls)
+    port = server.listen("127.0.0.1", 0)
+    with_agents = tls is not None and tls.agent_ca_cert is not None
+    agents = f"127.0.0.1:{server.listen_for_agents('127.0.0.1', 0)}" if with_agents else ""
     await server.start()
     await control_plane.start()
     await server.serving(True)
-    api = Api(control_plane, server, f"127.0.0.1:{port}", store, folder / "uploads", metrics, codec)
+    api = Api(control_plane, server, f"127.0.0.1:{port}", files, folder / "uploads", metrics, codec, agents)
     try:
         if tls is None:
             await _people(api)
@@ -146,8 +186,10 @@ async def _people(api: Api) -> None:
     plane = api.control_plane
     for institution in ("uni-a", "uni-b"):
         await plane.put_institution(InstitutionRecord(institution, institution.upper(), 1000, "", 0), "test")
+    await plane.put_project(ProjectRecord("uni-a", LED, "", 1000, 0), "test")
     for user, (institution, role) in PEOPLE.items():
-        await plane.put_user(UserRecord(user, institution, "", int(role), 0, 0), "test")
+        leads = LED if role is Role.PROJECT_LEAD else ""
+        await plane.put_user(UserRecord(user, institution, "", int(role), 0, 0, leads), "test")
         _, key = await plane.create_api_key(user, "", 0, "test")
         api.clients[user] = Client(api.address, key)
     api.clients["anonymous"] = Client(api.address, "")

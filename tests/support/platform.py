@@ -208,6 +208,8 @@ class Platform:
             "control_plane": self.address,
             "state_dir": str(folder),
             "ray_address": self.cluster.address,
+            # Jobs keep diaries in folders of the tests.
+            "isolation": {"tier": "process"},
         }
         if self._authority is not None:
             settings["tls_ca"] = str(self.folder / "ca.pem")

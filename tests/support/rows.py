@@ -10,9 +10,11 @@ from scheduler.domain.records import (
     BudgetNoticeRecord,
     BudgetRecord,
     BudgetSpendingRecord,
+    DataSetRecord,
     EnrolmentRecord,
     EventRecord,
     FairUsageRecord,
+    GrantRecord,
     InstitutionRecord,
     JobRecord,
     LedgerRecord,
@@ -208,3 +210,38 @@ def budget_spending(name: str = "b1", **values: Any) -> BudgetSpendingRecord:
 
 def budget_notice(number: int, **values: Any) -> BudgetNoticeRecord:
     return BudgetNoticeRecord(number, "b1", "tongji", 50, T0_MS + number, 500_000, 10**6, 1)._replace(**values)
+
+
+def data_set(name: str = "census", version: str = "2024", **values: Any) -> DataSetRecord:
+    defaults: dict[str, Any] = dict.fromkeys(DataSetRecord._fields, "") | {
+        "data_set": name,
+        "version": version,
+        "institution": "tongji",
+        "steward": "li",
+        "classification": 4,
+        "title": "普查",
+        "allowed_regions": "[]",
+        "purposes": "[]",
+        "replicas": "{}",
+        "size_mib": 2**40,
+        "create_ms": T0_MS,
+    }
+    for column in ("personal", "minors", "deidentification", "retention_until_ms", "listed", "withdrawn_ms"):
+        defaults[column] = 0
+    return DataSetRecord(**(defaults | {"on_revoke": 1} | values))
+
+
+def grant(name: str = "g1", **values: Any) -> GrantRecord:
+    defaults: dict[str, Any] = dict.fromkeys(GrantRecord._fields, "") | {
+        "grant_id": name,
+        "institution": "tongji",
+        "data_set": "census",
+        "version": "*",
+        "purpose": "论文",
+        "actions": "[1]",
+        "status": 1,
+        "request_ms": T0_MS,
+    }
+    for column in ("deidentification", "from_ms", "to_ms", "decide_ms", "revoke_ms"):
+        defaults[column] = 0
+    return GrantRecord(**(defaults | values))

@@ -18,7 +18,7 @@ from workers.config import parse_config
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
 WRITTEN = [*sorted(DOCS.rglob("*.md")), REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md"]
-OPERATORS = ["add-a-region", "gpu", "install-on-kubernetes", "operate"]
+OPERATORS = ["add-a-region", "gpu", "identity", "install-on-kubernetes", "operate"]
 
 
 @pytest.fixture(scope="module")

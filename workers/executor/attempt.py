@@ -46,6 +46,8 @@ class Attempt:
     """What the checkpoint folder held when it was stored last, and as what."""
     checkpointed_ms: int = 0
     exited: Exited | None = None
+    uid: int | None = None
+    """The user id of its own that it runs as; None: the executor's."""
 
     @property
     def key(self) -> AttemptKey:

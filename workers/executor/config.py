@@ -33,4 +33,6 @@ class ExecutorConfig:
     cache_bytes: int = 10 * 1024**3
     store_retry_ms: int = 2_000
     pip_arguments: tuple[str, ...] = ()
+    masked: tuple[str, ...] = ()
+    """Folders and files that no sandboxed job may see, even below a folder that its pool shows."""
     node: NodeOverrides = dataclasses.field(default_factory=NodeOverrides)

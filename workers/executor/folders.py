@@ -56,10 +56,10 @@ class Folders:
             for name in PARTS:
                 os.mkdir(f"{folder}/{name}")
 
-    def take_back(self, folder: Path) -> bool:
-        """Whether the attempt left its folder as it was made; then it is gone."""
+    def take_back(self, folder: Path, owner: int | None = None) -> bool:
+        """Whether the attempt left its folder as it was made; then it is gone. ``owner``: the user id it was given to."""
         try:
-            if not self._untouched(str(folder)):
+            if not self._untouched(str(folder), os.geteuid() if owner is None else owner):
                 return False
         except FileNotFoundError:
             return not folder.exists()
@@ -68,13 +68,16 @@ class Folders:
         if len(self._free) >= _MAX_SPARE:
             shutil.rmtree(folder, ignore_errors=True)
             return True
+        if owner is not None:
+            for name in PARTS:
+                os.chown(f"{folder}/{name}", os.geteuid(), os.getegid(), follow_symlinks=False)
         self._made += 1
         spare = f"{self._spares}/{self._made}"
         os.rename(folder, spare)
         self._free.append(spare)
         return True
 
-    def _untouched(self, folder: str) -> bool:
+    def _untouched(self, folder: str, owner: int) -> bool:
         """Whether the folder holds its parts and nothing else, the parts are empty, and nobody has put something in their place."""
         with os.scandir(folder) as entries:
             names = {entry.name for entry in entries}
@@ -83,7 +86,7 @@ class Folders:
         for name in PARTS:
             path = f"{folder}/{name}"
             status = os.lstat(path)
-            if status.st_mode != self._mode or status.st_uid != os.geteuid():
+            if status.st_mode != self._mode or status.st_uid != owner:
                 return False
             with os.scandir(path) as entries:
                 if next(entries, None) is not None:

@@ -22,10 +22,10 @@ class BoundedLog:
     cannot do that, the head is kept and the rest dropped.
     """
 
-    __slots__ = ("_dropping", "_fd", "_head", "_path", "_tail", "hole", "limit", "total")
+    __slots__ = ("_dropping", "_fd", "_head", "_tail", "hole", "limit", "path", "total")
 
     def __init__(self, path: str, limit: int) -> None:
-        self._path = path
+        self.path = path
         self._fd = -1
         self.limit = max(MIN_LIMIT, limit)
         self._head = self.limit // 2 // BLOCK * BLOCK
@@ -49,7 +49,7 @@ class BoundedLog:
             return self._drop_from(start)
         try:
             if self._fd < 0:
-                self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
             written = 0
             while written < len(data):
                 written += os.pwrite(self._fd, data[written:], start + written)

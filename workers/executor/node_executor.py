@@ -20,6 +20,7 @@ import artifacts
 from workers.executor import environment, logfile, node, procfs, staging
 from workers.executor.attempt import Attempt, data_limit, judge, now_ms
 from workers.executor.config import ExecutorConfig
+from workers.executor.disk import DiskWatch
 from workers.executor.events import EventLog
 from workers.executor.folders import Folders
 from workers.executor.gpu_meter import GpuTotals
@@ -27,6 +28,7 @@ from workers.executor.gpu_probe import GpuProbe
 from workers.executor.lease import EXPIRED, NodeLease
 from workers.executor.packages import PackageEnvironments, PackagesError
 from workers.executor.sampling import Sampler, steady_ms
+from workers.executor.sandbox import Sandbox, hand_over
 from workers.executor.types import (
     AttemptInfo,
     AttemptKey,
@@ -66,6 +68,8 @@ class NodeExecutor:
         self._sampler = Sampler(config.tell_interval_ms, probe)
         self._root = Path(config.root).resolve()
         self._folders = Folders(self._root)
+        self._sandbox = Sandbox(self._root, config.masked)
+        self._disk = DiskWatch(self._on_disk_full)
         self._boot_id = uuid.uuid4().hex
         self._events = EventLog(self._boot_id)
         self._live: dict[AttemptKey, Attempt] = {}
@@ -102,6 +106,7 @@ class NodeExecutor:
             raise ExecutorError(f"another executor works in {self._root}") from None
         await self._thread(procfs.kill_marked, str(self._folders.attempts))
         await self._thread(self._folders.clear)
+        await self._thread(self._sandbox.prepare)
         self._store = await self._thread(artifacts.ArtifactStore, self._config.artifact_url, self._root / "scratch")
         self._cache = artifacts.FileCache(self._root / "cache", self._config.cache_bytes)
         self._packages = PackageEnvironments(self._root / "envs", pip_arguments=self._config.pip_arguments)
@@ -120,11 +125,17 @@ class NodeExecutor:
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._quick_threads.shutdown(wait=True, cancel_futures=True)
         self._sampler.close()
+        self._disk.close()
         os.close(self._lock_fd)
 
     def info(self) -> NodeInfo:
         """Describe the node."""
         return node.describe(self._boot_id, self._config.node)
+
+    @property
+    def sandbox_problem(self) -> str:
+        """Why this node has no sandbox for jobs; empty when it has one."""
+        return self._sandbox.problem
 
     def free_port(self) -> int:
         """Return a TCP port that nothing listens on now; the same one does not come twice in a row."""
@@ -218,7 +229,8 @@ class NodeExecutor:
         self._numbers += 1
         attempt = Attempt(launch, self._numbers, self._folders.of(launch.key))
         self._live[launch.key] = self._by_number[attempt.number] = attempt
-        problem = environment.problem_with(launch)
+        attempt.uid = self._sandbox.uid_for(launch, attempt.number)
+        problem = environment.problem_with(launch) or self._sandbox.problem_with(launch)
         if problem is not None:
             self._end(attempt, attempt.end(ExitReason.SPAWN_FAILED, problem))
         elif launch.workdir_artifact or launch.checkpoint_artifact or launch.packages or self._link is None:
@@ -227,6 +239,7 @@ class NodeExecutor:
             try:
                 self._folders.make(attempt.folder)
                 staging.furnish(attempt.folder, launch)
+                hand_over(attempt.folder, attempt.uid, deep=False)
             except (OSError, ValueError) as error:
                 message = f"the job's folder could not be made: {error}"
                 self._end(attempt, attempt.end(ExitReason.ENVIRONMENT_FAILED, message))
@@ -242,9 +255,11 @@ class NodeExecutor:
             await self._thread(staging.fill, attempt.folder, launch, self._store, self._cache)
             checkpoint = await self._thread(staging.signature, attempt.folder / "checkpoint")
             attempt.checkpoint = (checkpoint, launch.checkpoint_artifact)
+            await self._thread(hand_over, attempt.folder, attempt.uid, True)
             env = environment.build(launch, attempt.folder)
             if launch.packages:
-                python = await attempt.resources.enter_async_context(self._packages.python(launch.packages))
+                having = self._packages.python(launch.packages, self._sandbox.installer(launch))
+                python = await attempt.resources.enter_async_context(having)
                 env = environment.build(launch, attempt.folder, python)
             await self._warden_ready.wait()
         except (artifacts.ArtifactError, PackagesError, OSError, ValueError) as error:
@@ -262,18 +277,18 @@ class NodeExecutor:
         if self._link is None:
             raise AssertionError("spawn without a warden")
         attempt.spawned = True
-        self._link.spawn(
-            attempt.number,
-            {
-                "argv": launch.argv,
-                "env": env,
-                "cwd": f"{folder}/work",
-                "stdout": f"{folder}/stdout.log",
-                "stderr": f"{folder}/stderr.log",
-                "log_limit": launch.log_limit_bytes,
-                "data_limit": data_limit(launch),
-            },
-        )
+        spec = {
+            "argv": launch.argv,
+            "env": env,
+            "cwd": f"{folder}/work",
+            "stdout": f"{folder}/stdout.log",
+            "stderr": f"{folder}/stderr.log",
+            "log_limit": launch.log_limit_bytes,
+            "data_limit": data_limit(launch),
+        }
+        if self._sandbox.wraps(launch):
+            spec["sandbox"] = self._sandbox.spec(launch, folder, attempt.number, env)
+        self._link.spawn(attempt.number, spec)
 
     def _terminate(self, attempt: Attempt, reason: ExitReason, message: str, grace_ms: int) -> None:
         loop = asyncio.get_running_loop()
@@ -360,7 +375,7 @@ class NodeExecutor:
     def _collect(self, attempt: Attempt, ended: Exited) -> None:
         attempt.cancel_timers()
         attempt.state = AttemptState.STORING
-        if self._folders.take_back(attempt.folder):
+        if self._folders.take_back(attempt.folder, attempt.uid):
             kept = attempt.checkpoint[1] if attempt.checkpoint[0] == () else None
             self._end(attempt, dataclasses.replace(ended, checkpoint_manifest=kept))
         else:
@@ -429,6 +444,7 @@ class NodeExecutor:
             if not running:
                 continue
             begin = time.monotonic()
+            self._disk.look(running)
             await self._sample(running)
             # On a node with thousands of processes a look takes long: then it is taken less often.
             pause_s = max(self._config.sample_interval_ms / 1000, 10 * (time.monotonic() - begin))
@@ -439,10 +455,9 @@ class NodeExecutor:
                         self._task(self._snapshot(one))
 
     async def _sample(self, running: list[Attempt]) -> None:
-        link = self._link
-        if link is None:
+        if self._link is None:
             return
-        await self._sampler.sample(running, link.pid)
+        await self._sampler.sample(running, self._link.pid)
         for one in running:
             if one.state is AttemptState.STORING or one.exited is not None:
                 continue
@@ -450,6 +465,12 @@ class NodeExecutor:
             if limit and one.memory_mib > limit and one.verdict is None:
                 message = f"used {one.memory_mib} MiB of {limit} MiB"
                 self._terminate(one, ExitReason.OUT_OF_MEMORY, message, 0)
+
+    def _on_disk_full(self, attempt: Attempt, used_mib: int) -> None:
+        if attempt.verdict is None:
+            limit_mib = attempt.launch.isolation.disk_mib
+            message = f"kept {used_mib} MiB on the node's disk, where its pool allows {limit_mib} MiB"
+            self._terminate(attempt, ExitReason.OUT_OF_DISK, message, 0)
 
     async def _snapshot(self, attempt: Attempt) -> None:
         """Store a checkpoint while the job runs, if it has changed and is not being written right now."""

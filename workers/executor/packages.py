@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 MAX_PACKAGES = 200
@@ -22,6 +22,10 @@ _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\s*(\[[^\]\n]*\])?\s*([<>=
 _PASSED_ON = re.compile(
     r"PIP_\w+|(https?|no|all)_proxy|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|LANG", re.IGNORECASE | re.ASCII
 )
+
+
+Install = Callable[[list[str], Path], None]
+"""Runs a command that fills a folder; raises PackagesError or OSError."""
 
 
 class PackagesError(Exception):
@@ -39,10 +43,10 @@ class PackageEnvironments:
         self._users: dict[str, int] = {}
 
     @contextlib.asynccontextmanager
-    async def python(self, packages: tuple[str, ...]) -> AsyncIterator[str]:
+    async def python(self, packages: tuple[str, ...], install: Install | None = None) -> AsyncIterator[str]:
         """Give the interpreter that has ``packages``, made if need be; it stays for as long as the context is open.
 
-        Raises PackagesError when a requirement is not one or cannot be installed.
+        ``install`` runs pip instead of us: building a package runs its code. Raises PackagesError when a requirement is not one or cannot be installed.
         """
         problem = problem_with(packages)
         if problem is not None:
@@ -54,7 +58,7 @@ class PackageEnvironments:
             ready = self._folder / name / "ready"
             if not ready.exists():
                 # A user who gives up leaves the making to go on: others may wait for it too.
-                await asyncio.shield(self._make_once(name, wanted))
+                await asyncio.shield(self._make_once(name, wanted, install or _run))
             os.utime(ready)
             yield str(self._folder / name / "bin" / "python")
         finally:
@@ -63,15 +67,15 @@ class PackageEnvironments:
                 del self._users[name]
                 await asyncio.to_thread(self._remove_old)
 
-    def _make_once(self, name: str, packages: list[str]) -> asyncio.Future[None]:
+    def _make_once(self, name: str, packages: list[str], install: Install) -> asyncio.Future[None]:
         making = self._making.get(name)
         if making is None:
-            making = asyncio.ensure_future(asyncio.to_thread(self._make, self._folder / name, packages))
+            making = asyncio.ensure_future(asyncio.to_thread(self._make, self._folder / name, packages, install))
             self._making[name] = making
             making.add_done_callback(lambda _: self._making.pop(name))
         return making
 
-    def _make(self, folder: Path, packages: list[str]) -> None:
+    def _make(self, folder: Path, packages: list[str], install: Install) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         try:
             _run([sys.executable, "-I", "-m", "venv", "--without-pip", "--system-site-packages", str(folder)], folder)
@@ -80,8 +84,9 @@ class PackageEnvironments:
             (Path(inner) / "node.pth").write_text("\n".join(p for p in sys.path if p.endswith("-packages")) + "\n")
             pip = [sys.executable, "-I", "-m", "pip", "--python", str(folder / "bin" / "python"), "install"]
             options = ["--no-input", "--disable-pip-version-check", "--no-cache-dir", "--quiet", *self._pip_arguments]
-            _run([*pip, *options, "--", *packages], folder)
-            (folder / "ready").touch()
+            install([*pip, *options, "--", *packages], folder)
+            # What a package's code may have put there must not lead us elsewhere.
+            os.close(os.open(folder / "ready", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644))
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -107,19 +112,26 @@ def problem_with(packages: tuple[str, ...]) -> str | None:
     return None
 
 
-def _environment(folder: Path, inherited: Mapping[str, str]) -> dict[str, str]:
+def installer_environment(folder: Path, inherited: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that pip gets."""
     # Installing runs code of the packages: it gets the site's settings for pip, and none of the platform's secrets.
     passed = {name: value for name, value in inherited.items() if _PASSED_ON.fullmatch(name)}
     return {**passed, "PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(folder), "TMPDIR": str(folder)}
 
 
 def _run(argv: list[str], folder: Path) -> None:
+    run_installer(argv, folder, installer_environment(folder, os.environ))
+
+
+def run_installer(argv: list[str], folder: Path, env: Mapping[str, str], pass_fds: tuple[int, ...] = ()) -> None:
+    """Run one step of making an environment; raises PackagesError with its last words."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         done = subprocess.run(
             argv,
             check=False,
-            env=_environment(folder, os.environ),
+            env=env,
+            pass_fds=pass_fds,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

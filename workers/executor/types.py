@@ -11,6 +11,8 @@ import dataclasses
 import enum
 from collections.abc import Mapping
 
+from workers.executor.isolation import TRUSTED, Isolation
+
 
 class ExecutorError(Exception):
     """A request that the executor refuses; the text is a sentence for people."""
@@ -36,6 +38,8 @@ class ExitReason(enum.StrEnum):
     """The process died of ``signal``, which the executor did not send."""
     OUT_OF_MEMORY = "out_of_memory"
     """It used more memory than it asked for, or the kernel killed it for lack of memory."""
+    OUT_OF_DISK = "out_of_disk"
+    """It kept more on the node's disk than its pool allows."""
     TIMED_OUT = "timed_out"
     """It ran for longer than ``max_runtime_ms``."""
     STOPPED = "stopped"
@@ -117,6 +121,8 @@ class Launch:
     data_dirs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Data set name to folder on this node; linked by name in the folder SUANLI_DATA."""
     keep: Keep = dataclasses.field(default_factory=Keep)
+    isolation: Isolation = TRUSTED
+    """What the job's pool declares."""
 
     @property
     def key(self) -> AttemptKey:
@@ -299,6 +305,8 @@ class NodeUp:
     address: str
     attempts: tuple[AttemptInfo, ...] = ()
     """What already stands there; for an agent that has just been restarted."""
+    sandbox_problem: str = ""
+    """Why the node has no sandbox for jobs; empty when it has one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

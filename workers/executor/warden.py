@@ -31,7 +31,8 @@ import sys
 import time
 from typing import Any
 
-from workers.executor import logfile, procfs
+from workers.executor import logfile, procfs, warden_sandbox
+from workers.executor.programs import find_program
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -70,10 +71,25 @@ class Source:
 class Job:
     """One process that the warden has started."""
 
-    __slots__ = ("ended_ms", "error", "number", "outcome", "pid", "root", "started_ms", "status", "streams", "usage")
+    __slots__ = (
+        *(
+            "ended_ms",
+            "error",
+            "number",
+            "outcome",
+            "pid",
+            "report",
+            "root",
+            "started_ms",
+            "status",
+            "streams",
+            "usage",
+        ),
+    )
 
-    def __init__(self, number: int, pid: int, root: str, outcome_fd: int) -> None:
+    def __init__(self, number: int, pid: int, root: str, outcome_fd: int, sandboxed: bool) -> None:
         self.number = number
+        self.report = warden_sandbox.Report() if sandboxed else None
         self.pid = pid
         self.root = root
         self.outcome = Source(self, outcome_fd)
@@ -83,6 +99,11 @@ class Job:
         self.ended_ms = 0
         self.status = 0
         self.usage = (0, 0)
+
+    def add_usage(self, usage: resource.struct_rusage) -> None:
+        """Count what a process of it, and those that it waited for, have used."""
+        cpu_ms, peak_kib = self.usage
+        self.usage = (cpu_ms + int((usage.ru_utime + usage.ru_stime) * 1000), max(peak_kib, usage.ru_maxrss))
 
 
 class Warden:
@@ -95,6 +116,8 @@ class Warden:
         self.by_number: dict[int, Job] = {}
         self.by_root: dict[str, Job] = {}
         self.by_fd: dict[int, Source] = {}
+        self.by_init: dict[int, Job] = {}
+        """Jobs in sandboxes by the process that holds the sandbox together; its end is ours to wait for."""
         self.closing: dict[int, Job] = {}
         """Jobs whose first process has ended, by its id; something they started may still live."""
         self.suspects: dict[int, float] = {}
@@ -203,13 +226,13 @@ class Warden:
             _become(program, spec, pipes)
         for _, write_end in pipes:
             os.close(write_end)
-        job = Job(number, pid, spec["env"][procfs.MARKER], pipes[2][0])
+        job = Job(number, pid, spec["env"][procfs.MARKER], pipes[2][0], "sandbox" in spec)
         self.by_pid[pid] = self.by_number[number] = self.by_root[job.root] = job
         for stream, path in enumerate((spec["stdout"], spec["stderr"])):
             fd = pipes[stream][0]
-            os.set_blocking(fd, False)
             job.streams.append(Source(job, fd, stream, logfile.BoundedLog(path, spec["log_limit"])))
         for source in (job.outcome, *job.streams):
+            os.set_blocking(source.fd, False)
             self.by_fd[source.fd] = source
             self.epoll.register(source.fd, select.EPOLLIN)
 
@@ -242,12 +265,25 @@ class Warden:
             if source.fd >= 0:
                 self.epoll.register(source.fd, select.EPOLLIN)
 
-    def _read_outcome(self, job: Job) -> None:
-        """The pipe closes by itself when the exec has worked, and brings a text when it has not."""
-        job.error = os.read(job.outcome.fd, 4096)
+    def _read_outcome(self, job: Job) -> bool:
+        """The pipe closes by itself when the exec has worked, and brings a text when it has not; a sandbox reports there.
+
+        Returns whether there may be more to read.
+        """
+        try:
+            said = os.read(job.outcome.fd, 4096)
+        except BlockingIOError:
+            return False
+        if job.report is not None and job.report.takes(said):
+            if job.report.add(said):
+                self.by_init[job.report.init] = job
+                self._say("started", job.number, job.pid, job.started_ms)
+            return True
+        job.error = said
         self._close_source(job.outcome)
-        if not job.error:
+        if not job.error and job.report is None:
             self._say("started", job.number, job.pid, job.started_ms)
+        return False
 
     def _close_source(self, source: Source) -> None:
         if source.fd >= 0:
@@ -274,12 +310,17 @@ class Warden:
             if signum == signal.SIGKILL:
                 with contextlib.suppress(OSError):
                     os.killpg(job.pid, signum)
-            for pid in forest.members([job.pid, *orphans.get(number, ())]):
+            members = forest.members([job.pid, *orphans.get(number, ())])
+            if job.report is not None and signum != signal.SIGKILL:
+                # Bubblewrap itself would die of it, and take the job along.
+                members.discard(job.pid)
+            for pid in members:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signum)
 
     def _owner(self, process: procfs.Process) -> Job | None:
         job = self.by_pid.get(process.sid) or self.by_pid.get(process.pgid)
+        job = job or self.by_init.get(process.pid) or self.by_init.get(process.sid)
         return job or self.by_root.get(procfs.marker_of(process.pid) or "")
 
     def _reap(self) -> None:
@@ -291,13 +332,18 @@ class Warden:
             if pid == 0:
                 return
             self.suspects.pop(pid, None)
+            held = self.by_init.pop(pid, None)
+            if held is not None:
+                held.add_usage(usage)
+                continue
             job = self.by_pid.get(pid)
             if job is None or pid in self.closing:
                 continue
-            if job.outcome.fd >= 0:
-                self._read_outcome(job)
+            while job.outcome.fd >= 0 and self._read_outcome(job):
+                pass
+            self._close_source(job.outcome)
             job.status, job.ended_ms = status, now_ms()
-            job.usage = (int((usage.ru_utime + usage.ru_stime) * 1000), usage.ru_maxrss)
+            job.add_usage(usage)
             self.closing[pid] = job
 
     def _close_ended(self) -> None:
@@ -305,7 +351,8 @@ class Warden:
         orphans = self._find_orphans()
         if orphans is None:
             return
-        blocked: set[int] = set()
+        # What held an ended sandbox together knows what its job has used, and tells us with its own end.
+        blocked = {job.pid for init, job in self.by_init.items() if job.pid in self.closing and _is_ours(init)}
         now = time.monotonic()
         for process in orphans:
             job = self._owner(process)
@@ -359,6 +406,10 @@ class Warden:
             if source.log is not None:
                 source.log.close()
         del self.by_pid[job.pid], self.by_number[job.number], self.by_root[job.root]
+        if job.report is not None:
+            self.by_init.pop(job.report.init, None)
+            job.error = job.error or job.report.failure(job.status, job.streams[1].log)
+            job.status = warden_sandbox.true_status(job.status)
         if job.error:
             self._say("failed", job.number, job.error.decode("utf-8", "replace"))
         else:
@@ -381,22 +432,10 @@ class Warden:
                 return
 
 
-def find_program(name: str, path: str, cwd: str) -> str:
-    """Return the file to execute; raises FileNotFoundError or PermissionError with a sentence in ``strerror``."""
-    if "/" in name:
-        full = os.path.join(cwd, name)
-        if not os.path.exists(full):
-            raise FileNotFoundError(
-                errno.ENOENT, f"there is no file {name!r} in the job's working folder or on the node"
-            )
-        if os.path.isdir(full) or not os.access(full, os.X_OK):
-            raise PermissionError(errno.EACCES, f"{name!r} is not an executable file")
-        return full
-    for folder in path.split(":"):
-        full = os.path.join(folder, name)
-        if folder and os.access(full, os.X_OK) and not os.path.isdir(full):
-            return full
-    raise FileNotFoundError(errno.ENOENT, f"the node has no command {name!r} in the job's PATH")
+def _is_ours(pid: int) -> bool:
+    """Whether a process is a child of the warden that has not been waited for."""
+    found = procfs.read_process(pid)
+    return found is not None and found.ppid == os.getpid()
 
 
 def _become(program: str, spec: dict[str, Any], pipes: list[tuple[int, int]]) -> None:
@@ -413,7 +452,11 @@ def _become(program: str, spec: dict[str, Any], pipes: list[tuple[int, int]]) ->
         os.dup2(pipes[1][1], 2)
         _set_limits(spec)
         os.chdir(spec["cwd"])
-        os.execve(program, spec["argv"], spec["env"])  # noqa: S606
+        argv, env = spec["argv"], spec["env"]
+        if "sandbox" in spec:
+            argv, env = warden_sandbox.enter(spec, program, error_fd)
+            program = argv[0]
+        os.execve(program, argv, env)  # noqa: S606
     except OSError as error:
         text = error.strerror or str(error)
         if error.errno == errno.ENOEXEC:

@@ -159,5 +159,16 @@ ray.io/accelerator-type: {{ . | quote }}
 
 {{/* What only a leader tells, and every leader alike; the rest is a process' own. docs/howto/dashboards.md has it too. */}}
 {{- define "suanli.platformMetrics" -}}
-suanli_(budget|event|jobs|ledger|policy|pool|quota|region|runtime_prediction|usage|used)(_.+)?
+suanli_(audit|budget|event|jobs|ledger|policy|pool|quota|region|runtime_prediction|usage|used)(_.+)?
+{{- end -}}
+
+{{/* Where the agent shows its certificate; empty: nowhere. */}}
+{{- define "suanli.agent.agentsAddress" -}}
+{{- if .Values.region.agent.agentsAddress -}}
+{{- .Values.region.agent.agentsAddress -}}
+{{- else if and .Values.controlPlane.enabled .Values.controlPlane.agents.enabled (not .Values.region.agent.controlPlane) -}}
+{{- printf "%s-control-plane.%s.svc:%d" (include "suanli.fullname" .) .Release.Namespace (int .Values.controlPlane.agents.port) -}}
+{{- else if .Values.region.agent.certificate.existingSecret -}}
+{{- fail "region.agent.agentsAddress (host:port) is required with region.agent.certificate.existingSecret" -}}
+{{- end -}}
 {{- end -}}

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from protos.suanli.v1 import common_pb2 as _common_pb2
 from protos.suanli.v1 import regions_pb2 as _regions_pb2
 import builtins as _builtins
@@ -19,6 +20,26 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _CredentialKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CredentialKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CredentialKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CREDENTIAL_KIND_UNSPECIFIED: _CredentialKind.ValueType  # 0
+    CREDENTIAL_KIND_API_KEY: _CredentialKind.ValueType  # 1
+    CREDENTIAL_KIND_TOKEN: _CredentialKind.ValueType  # 2
+    """An access token of an OpenID provider."""
+
+class CredentialKind(_CredentialKind, metaclass=_CredentialKindEnumTypeWrapper):
+    """How a caller is known."""
+
+CREDENTIAL_KIND_UNSPECIFIED: CredentialKind.ValueType  # 0
+CREDENTIAL_KIND_API_KEY: CredentialKind.ValueType  # 1
+CREDENTIAL_KIND_TOKEN: CredentialKind.ValueType  # 2
+"""An access token of an OpenID provider."""
+Global___CredentialKind: _TypeAlias = CredentialKind  # noqa: Y015
 
 @_typing.final
 class Institution(_message.Message):
@@ -95,6 +116,7 @@ class User(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     DISABLED_FIELD_NUMBER: _builtins.int
     CREATE_TIME_MS_FIELD_NUMBER: _builtins.int
+    PROJECTS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     institution: _builtins.str
     """Empty: a user of the platform itself."""
@@ -102,6 +124,10 @@ class User(_message.Message):
     role: _common_pb2.Role.ValueType
     disabled: _builtins.bool
     create_time_ms: _builtins.int
+    @_builtins.property
+    def projects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The projects of the own institution that a project lead leads; at most 64. Other roles have none."""
+
     def __init__(
         self,
         *,
@@ -111,10 +137,11 @@ class User(_message.Message):
         role: _common_pb2.Role.ValueType = ...,
         disabled: _builtins.bool = ...,
         create_time_ms: _builtins.int = ...,
+        projects: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time_ms", b"create_time_ms", "disabled", b"disabled", "id", b"id", "institution", b"institution", "role", b"role", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time_ms", b"create_time_ms", "disabled", b"disabled", "id", b"id", "institution", b"institution", "projects", b"projects", "role", b"role", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -133,6 +160,10 @@ class ApiKey(_message.Message):
     EXPIRE_TIME_MS_FIELD_NUMBER: _builtins.int
     REVOKED_FIELD_NUMBER: _builtins.int
     TITLE_FIELD_NUMBER: _builtins.int
+    LIMIT_ROLE_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    READ_ONLY_FIELD_NUMBER: _builtins.int
+    LAST_USED_TIME_MS_FIELD_NUMBER: _builtins.int
     prefix: _builtins.str
     """The public part, safe to show."""
     user: _builtins.str
@@ -145,6 +176,14 @@ class ApiKey(_message.Message):
     """0: does not expire."""
     revoked: _builtins.bool
     title: _builtins.str
+    limit_role: _common_pb2.Role.ValueType
+    """The key may do what this role may, and never more than its user's. Unspecified: what the user may."""
+    project: _builtins.str
+    """The one project of the institution that the key is for; empty: all."""
+    read_only: _builtins.bool
+    """The key only reads."""
+    last_used_time_ms: _builtins.int
+    """When it was used last, within the hour that a restart may lose; 0: never."""
     def __init__(
         self,
         *,
@@ -157,10 +196,14 @@ class ApiKey(_message.Message):
         expire_time_ms: _builtins.int = ...,
         revoked: _builtins.bool = ...,
         title: _builtins.str = ...,
+        limit_role: _common_pb2.Role.ValueType = ...,
+        project: _builtins.str = ...,
+        read_only: _builtins.bool = ...,
+        last_used_time_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time_ms", b"create_time_ms", "expire_time_ms", b"expire_time_ms", "institution", b"institution", "prefix", b"prefix", "region", b"region", "revoked", b"revoked", "role", b"role", "title", b"title", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time_ms", b"create_time_ms", "expire_time_ms", b"expire_time_ms", "institution", b"institution", "last_used_time_ms", b"last_used_time_ms", "limit_role", b"limit_role", "prefix", b"prefix", "project", b"project", "read_only", b"read_only", "region", b"region", "revoked", b"revoked", "role", b"role", "title", b"title", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -704,20 +747,31 @@ class CreateApiKeyRequest(_message.Message):
     USER_FIELD_NUMBER: _builtins.int
     TITLE_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_MS_FIELD_NUMBER: _builtins.int
+    LIMIT_ROLE_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    READ_ONLY_FIELD_NUMBER: _builtins.int
     user: _builtins.str
     title: _builtins.str
     expire_time_ms: _builtins.int
     """0: does not expire."""
+    limit_role: _common_pb2.Role.ValueType
+    """Unspecified: what the user may."""
+    project: _builtins.str
+    """A project of the user's institution; empty: all."""
+    read_only: _builtins.bool
     def __init__(
         self,
         *,
         user: _builtins.str = ...,
         title: _builtins.str = ...,
         expire_time_ms: _builtins.int = ...,
+        limit_role: _common_pb2.Role.ValueType = ...,
+        project: _builtins.str = ...,
+        read_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time_ms", b"expire_time_ms", "title", b"title", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time_ms", b"expire_time_ms", "limit_role", b"limit_role", "project", b"project", "read_only", b"read_only", "title", b"title", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1378,10 +1432,30 @@ class WhoAmIResponse(_message.Message):
     INSTITUTION_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     SERVER_VERSION_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_NAME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_MS_FIELD_NUMBER: _builtins.int
+    LIMIT_ROLES_FIELD_NUMBER: _builtins.int
+    LIMITED_TO_ROLES_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    READ_ONLY_FIELD_NUMBER: _builtins.int
     user: _builtins.str
     institution: _builtins.str
     role: _common_pb2.Role.ValueType
     server_version: _builtins.str
+    credential: Global___CredentialKind.ValueType
+    """How the caller is known."""
+    credential_name: _builtins.str
+    """A key's prefix, or a token's issuer."""
+    expire_time_ms: _builtins.int
+    """Until when; 0: until it is revoked."""
+    limited_to_roles: _builtins.bool
+    project: _builtins.str
+    read_only: _builtins.bool
+    @_builtins.property
+    def limit_roles(self) -> _containers.RepeatedScalarFieldContainer[_common_pb2.Role.ValueType]:
+        """What the credential is limited to. Roles: what one of them may, and never more than `role`; none: what `role` may."""
+
     def __init__(
         self,
         *,
@@ -1389,11 +1463,92 @@ class WhoAmIResponse(_message.Message):
         institution: _builtins.str = ...,
         role: _common_pb2.Role.ValueType = ...,
         server_version: _builtins.str = ...,
+        credential: Global___CredentialKind.ValueType = ...,
+        credential_name: _builtins.str = ...,
+        expire_time_ms: _builtins.int = ...,
+        limit_roles: _abc.Iterable[_common_pb2.Role.ValueType] | None = ...,
+        limited_to_roles: _builtins.bool = ...,
+        project: _builtins.str = ...,
+        read_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["institution", b"institution", "role", b"role", "server_version", b"server_version", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "credential_name", b"credential_name", "expire_time_ms", b"expire_time_ms", "institution", b"institution", "limit_roles", b"limit_roles", "limited_to_roles", b"limited_to_roles", "project", b"project", "read_only", b"read_only", "role", b"role", "server_version", b"server_version", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WhoAmIResponse: _TypeAlias = WhoAmIResponse  # noqa: Y015
+
+@_typing.final
+class GetLoginMethodsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLoginMethodsRequest: _TypeAlias = GetLoginMethodsRequest  # noqa: Y015
+
+@_typing.final
+class GetLoginMethodsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OIDC_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def oidc(self) -> _containers.RepeatedCompositeFieldContainer[Global___OidcLogin]:
+        """Beside API keys, which are always taken."""
+
+    def __init__(
+        self,
+        *,
+        oidc: _abc.Iterable[Global___OidcLogin] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["oidc", b"oidc"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLoginMethodsResponse: _TypeAlias = GetLoginMethodsResponse  # noqa: Y015
+
+@_typing.final
+class OidcLogin(_message.Message):
+    """An OpenID provider where people get tokens for this platform, by the device flow of RFC 8628."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ISSUER_FIELD_NUMBER: _builtins.int
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    AUDIENCE_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
+    issuer: _builtins.str
+    """A URL, letter for letter; its discovery document is below it."""
+    client_id: _builtins.str
+    """The public client to be."""
+    audience: _builtins.str
+    title: _builtins.str
+    """For people."""
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        issuer: _builtins.str = ...,
+        client_id: _builtins.str = ...,
+        audience: _builtins.str = ...,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
+        title: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audience", b"audience", "client_id", b"client_id", "issuer", b"issuer", "scopes", b"scopes", "title", b"title"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OidcLogin: _TypeAlias = OidcLogin  # noqa: Y015

@@ -139,6 +139,11 @@ class AdminServiceStub:
                 request_serializer=suanli_dot_v1_dot_admin__pb2.WhoAmIRequest.SerializeToString,
                 response_deserializer=suanli_dot_v1_dot_admin__pb2.WhoAmIResponse.FromString,
                 _registered_method=True)
+        self.GetLoginMethods = channel.unary_unary(
+                '/suanli.v1.AdminService/GetLoginMethods',
+                request_serializer=suanli_dot_v1_dot_admin__pb2.GetLoginMethodsRequest.SerializeToString,
+                response_deserializer=suanli_dot_v1_dot_admin__pb2.GetLoginMethodsResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -279,6 +284,13 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetLoginMethods(self, request, context):
+        """How a caller can become known; needs no key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -386,6 +398,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.WhoAmI,
                     request_deserializer=suanli_dot_v1_dot_admin__pb2.WhoAmIRequest.FromString,
                     response_serializer=suanli_dot_v1_dot_admin__pb2.WhoAmIResponse.SerializeToString,
+            ),
+            'GetLoginMethods': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLoginMethods,
+                    request_deserializer=suanli_dot_v1_dot_admin__pb2.GetLoginMethodsRequest.FromString,
+                    response_serializer=suanli_dot_v1_dot_admin__pb2.GetLoginMethodsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -955,6 +972,33 @@ class AdminService:
             '/suanli.v1.AdminService/WhoAmI',
             suanli_dot_v1_dot_admin__pb2.WhoAmIRequest.SerializeToString,
             suanli_dot_v1_dot_admin__pb2.WhoAmIResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLoginMethods(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/suanli.v1.AdminService/GetLoginMethods',
+            suanli_dot_v1_dot_admin__pb2.GetLoginMethodsRequest.SerializeToString,
+            suanli_dot_v1_dot_admin__pb2.GetLoginMethodsResponse.FromString,
             options,
             channel_credentials,
             insecure,

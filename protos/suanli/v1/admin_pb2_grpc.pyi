@@ -61,6 +61,8 @@ class AdminServiceStub:
     """Closes a node to new work, or opens it again."""
     WhoAmI: _grpc.UnaryUnaryMultiCallable[_admin_pb2.WhoAmIRequest, _admin_pb2.WhoAmIResponse]
     """Who the caller is."""
+    GetLoginMethods: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetLoginMethodsRequest, _admin_pb2.GetLoginMethodsResponse]
+    """How a caller can become known; needs no key."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -95,6 +97,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Closes a node to new work, or opens it again."""
     WhoAmI: _aio.UnaryUnaryMultiCallable[_admin_pb2.WhoAmIRequest, _admin_pb2.WhoAmIResponse]  # type: ignore[assignment]
     """Who the caller is."""
+    GetLoginMethods: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetLoginMethodsRequest, _admin_pb2.GetLoginMethodsResponse]  # type: ignore[assignment]
+    """How a caller can become known; needs no key."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -252,5 +256,13 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.WhoAmIResponse, _abc.Awaitable[_admin_pb2.WhoAmIResponse]]:
         """Who the caller is."""
+
+    @_abc_1.abstractmethod
+    def GetLoginMethods(
+        self,
+        request: _admin_pb2.GetLoginMethodsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetLoginMethodsResponse, _abc.Awaitable[_admin_pb2.GetLoginMethodsResponse]]:
+        """How a caller can become known; needs no key."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -156,6 +156,12 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     """Runs the platform: every institution, region, node and key."""
     ROLE_AGENT: _Role.ValueType  # 5
     """A region agent."""
+    ROLE_STEWARD: _Role.ValueType  # 6
+    """Registers data sets of the own institution and decides who may use them (of all, when the key's institution is empty)."""
+    ROLE_PROJECT_LEAD: _Role.ValueType  # 7
+    """A researcher who also manages the jobs of the projects it leads (see User.projects): their logs, results, quotas and budgets."""
+    ROLE_AUDITOR: _Role.ValueType  # 8
+    """Reads everything of the own institution (of all, when the key's institution is empty), and changes nothing."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
     """What a person or a program may do."""
@@ -171,6 +177,12 @@ ROLE_OPERATOR: Role.ValueType  # 4
 """Runs the platform: every institution, region, node and key."""
 ROLE_AGENT: Role.ValueType  # 5
 """A region agent."""
+ROLE_STEWARD: Role.ValueType  # 6
+"""Registers data sets of the own institution and decides who may use them (of all, when the key's institution is empty)."""
+ROLE_PROJECT_LEAD: Role.ValueType  # 7
+"""A researcher who also manages the jobs of the projects it leads (see User.projects): their logs, results, quotas and budgets."""
+ROLE_AUDITOR: Role.ValueType  # 8
+"""Reads everything of the own institution (of all, when the key's institution is empty), and changes nothing."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
 @_typing.final

@@ -44,6 +44,11 @@ class RegionServiceStub:
                 request_serializer=suanli_dot_v1_dot_regions__pb2.ConnectRequest.SerializeToString,
                 response_deserializer=suanli_dot_v1_dot_regions__pb2.ConnectResponse.FromString,
                 _registered_method=True)
+        self.RenewCertificate = channel.unary_unary(
+                '/suanli.v1.RegionService/RenewCertificate',
+                request_serializer=suanli_dot_v1_dot_regions__pb2.RenewCertificateRequest.SerializeToString,
+                response_deserializer=suanli_dot_v1_dot_regions__pb2.RenewCertificateResponse.FromString,
+                _registered_method=True)
 
 
 class RegionServiceServicer:
@@ -63,6 +68,13 @@ class RegionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RenewCertificate(self, request, context):
+        """A new certificate for the agent that calls, before the one it calls with runs out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -75,6 +87,11 @@ def add_RegionServiceServicer_to_server(servicer, server):
                     servicer.Connect,
                     request_deserializer=suanli_dot_v1_dot_regions__pb2.ConnectRequest.FromString,
                     response_serializer=suanli_dot_v1_dot_regions__pb2.ConnectResponse.SerializeToString,
+            ),
+            'RenewCertificate': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewCertificate,
+                    request_deserializer=suanli_dot_v1_dot_regions__pb2.RenewCertificateRequest.FromString,
+                    response_serializer=suanli_dot_v1_dot_regions__pb2.RenewCertificateResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -131,6 +148,33 @@ class RegionService:
             '/suanli.v1.RegionService/Connect',
             suanli_dot_v1_dot_regions__pb2.ConnectRequest.SerializeToString,
             suanli_dot_v1_dot_regions__pb2.ConnectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewCertificate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/suanli.v1.RegionService/RenewCertificate',
+            suanli_dot_v1_dot_regions__pb2.RenewCertificateRequest.SerializeToString,
+            suanli_dot_v1_dot_regions__pb2.RenewCertificateResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,8 @@ class RegionServiceStub:
     """Exchanges a single-use enrolment token for the agent's own API key. Needs no other credential."""
     Connect: _grpc.StreamStreamMultiCallable[_regions_pb2.ConnectRequest, _regions_pb2.ConnectResponse]
     """One long stream per agent, dialled by it. The first message each way is Hello, answered by Welcome."""
+    RenewCertificate: _grpc.UnaryUnaryMultiCallable[_regions_pb2.RenewCertificateRequest, _regions_pb2.RenewCertificateResponse]
+    """A new certificate for the agent that calls, before the one it calls with runs out."""
 
 @_typing.type_check_only
 class RegionServiceAsyncStub(RegionServiceStub):
@@ -43,6 +45,8 @@ class RegionServiceAsyncStub(RegionServiceStub):
     """Exchanges a single-use enrolment token for the agent's own API key. Needs no other credential."""
     Connect: _aio.StreamStreamMultiCallable[_regions_pb2.ConnectRequest, _regions_pb2.ConnectResponse]  # type: ignore[assignment]
     """One long stream per agent, dialled by it. The first message each way is Hello, answered by Welcome."""
+    RenewCertificate: _aio.UnaryUnaryMultiCallable[_regions_pb2.RenewCertificateRequest, _regions_pb2.RenewCertificateResponse]  # type: ignore[assignment]
+    """A new certificate for the agent that calls, before the one it calls with runs out."""
 
 class RegionServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -60,5 +64,13 @@ class RegionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_regions_pb2.ConnectResponse], _abc.AsyncIterator[_regions_pb2.ConnectResponse]]:
         """One long stream per agent, dialled by it. The first message each way is Hello, answered by Welcome."""
+
+    @_abc_1.abstractmethod
+    def RenewCertificate(
+        self,
+        request: _regions_pb2.RenewCertificateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_regions_pb2.RenewCertificateResponse, _abc.Awaitable[_regions_pb2.RenewCertificateResponse]]:
+        """A new certificate for the agent that calls, before the one it calls with runs out."""
 
 def add_RegionServiceServicer_to_server(servicer: RegionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -40,7 +40,7 @@ def run_demo(folder: Path, say: Say) -> Findings:
             up, _ = Launcher(state, _quiet).up(wanted)
             findings.startup_ms = time.time_ns() // 1_000_000 - findings.begin_ms
             say("The platform is up.")
-            Scenario(up.address, state.key_file, folder, findings, say).run()
+            Scenario(up.address, up.ca, state.key_file, folder, findings, say).run()
         except (SuanliError, LocalError) as error:
             findings.problems.append(str(error))
             _keep_logs(state, folder)

@@ -37,8 +37,9 @@ Say = Callable[[str], None]
 class Scenario:
     """One run. ``run`` fills the findings, also with what went wrong, and leaves results in ``folder``."""
 
-    def __init__(self, address: str, key_file: Path, folder: Path, findings: Findings, say: Say) -> None:
+    def __init__(self, address: str, ca: str, key_file: Path, folder: Path, findings: Findings, say: Say) -> None:
         self._address = address
+        self._ca = ca
         self._key_file = key_file
         self._folder = folder
         self._findings = findings
@@ -49,9 +50,9 @@ class Scenario:
     def run(self) -> None:
         """Everything, in order. Raises SuanliError or LocalError when it cannot go on."""
         with ExitStack() as stack:
-            control = stack.enter_context(Control(self._address, self._key_file))
+            control = stack.enter_context(Control(self._address, self._key_file, self._ca))
             clients = {
-                tenant: stack.enter_context(Client(self._address, tenants.create(control, tenant)))
+                tenant: stack.enter_context(Client(self._address, tenants.create(control, tenant), ca=self._ca))
                 for tenant in TENANTS
             }
             tenants.put_prices(control)

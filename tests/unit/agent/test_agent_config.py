@@ -8,6 +8,7 @@ import pytest
 
 from workers.config import ConfigError, load_config, parse_config
 from workers.core_types import PoolRule
+from workers.executor.isolation import Isolation, Network, Tier
 
 
 def test_a_region_is_enough() -> None:
@@ -21,18 +22,32 @@ def test_a_region_is_enough() -> None:
 def test_every_key_is_taken(tmp_path: Path) -> None:
     path = tmp_path / "agent.yaml"
     path.write_text(
-        "region: east\ncontrol_plane: '[::1]:7'\ntls_ca: ca.crt\ntoken_file: /t\ncredential_file: c\nray_address: a:1\n"
+        "region: east\ncontrol_plane: '[::1]:7'\ntls_ca: ca.crt\nagents_address: h:8\ntls_cert: t.crt\ntls_key: t.key\ntoken_file: /t\ncredential_file: c\nray_address: a:1\n"
         "state_dir: s\nnode_dir: /n/{node_id}\nartifacts_url: s3://b/p\nready_file: r\nstop_grace_ms: 5\nlog_level: debug\n"
         "pools:\n- name: big\n  labels: {size: l}\ndata_sets: {star98: /data/star98}\n"
     )
     config = load_config(path)
     assert config.loopback
     assert (config.tls_ca, config.token_file, config.ready_file) == (tmp_path / "ca.crt", Path("/t"), tmp_path / "r")
+    assert (config.agents_address, config.tls_cert, config.tls_key) == ("h:8", tmp_path / "t.crt", tmp_path / "t.key")
     assert (config.state_dir, config.credential_file) == (tmp_path / "s", tmp_path / "c")
     assert (config.artifacts_url, config.node_dir) == ("s3://b/p", "/n/{node_id}")
     assert config.pools == (PoolRule("big", {"size": "l"}),)
     assert config.data_sets == {"star98": "/data/star98"}
     assert (config.stop_grace_ms, config.log_level) == (5, "debug")
+
+
+def test_isolation_is_the_pools_own_or_that_of_all_or_automatic() -> None:
+    assert parse_config({"region": "e"}, Path("/")).isolations.of("any") == Isolation(Tier.AUTO, Network.GANGS)
+    own = {"tier": "sandbox", "network": "none", "extra_read_only": ["/opt/models"], "disk_mib": 7, "processes": 99}
+    document = {
+        "region": "e",
+        "isolation": {"tier": "process"},
+        "pools": [{"name": "a", "labels": {}, "isolation": own}, {"name": "b", "labels": {"x": "y"}}],
+    }
+    isolations = parse_config(document, Path("/")).isolations
+    assert isolations.of("a") == Isolation(Tier.SANDBOX, Network.NONE, ("/opt/models",), 7, 99)
+    assert isolations.of("b").tier is Tier.PROCESS
 
 
 def test_a_plain_artifacts_folder_counts_from_the_file(tmp_path: Path) -> None:
@@ -61,7 +76,23 @@ def test_another_host_is_no_loopback() -> None:
         ({"region": "e", "pools": [{"name": "a", "labels": {"x": 1}}]}, r"pools\[0\].labels"),
         ({"region": "e", "data_sets": ["x"]}, "data_sets"),
         ({"region": "e", "tls_ca": 5}, "tls_ca"),
+        ({"region": "e", "agents_address": "h:0"}, "agents_address"),
+        ({"region": "e", "agents_address": "h:1", "tls_cert": "c"}, "tls_key"),
+        ({"region": "e", "tls_cert": "c", "tls_key": "k"}, "agents_address"),
         ({"region": "e", "regoin": "x"}, "regoin"),
+        ({"region": "e", "isolation": "sandbox"}, "isolation: must be a map"),
+        ({"region": "e", "isolation": {"tier": "pod"}}, "isolation.tier: 'pod' does not exist yet"),
+        ({"region": "e", "isolation": {"tier": "jail"}}, "isolation.tier: must be one of auto, sandbox, process"),
+        ({"region": "e", "isolation": {"network": 1}}, "isolation.network: must be text"),
+        ({"region": "e", "isolation": {"extra_read_only": ["x"]}}, "isolation.extra_read_only"),
+        ({"region": "e", "isolation": {"extra_read_only": ["//."]}}, "cannot be shown"),
+        ({"region": "e", "isolation": {"extra_read_only": ["/tmp/../proc/1"]}}, "/proc/1 cannot be shown"),
+        ({"region": "e", "isolation": {"processes": 3}}, "isolation.processes"),
+        ({"region": "e", "isolation": {"disk": 3}}, "isolation.disk"),
+        (
+            {"region": "e", "pools": [{"name": "a", "labels": {}, "isolation": {"tier": "pod"}}]},
+            r"pools\[0\].isolation.tier",
+        ),
     ],
 )
 def test_an_error_names_the_key(document: object, key: str) -> None:

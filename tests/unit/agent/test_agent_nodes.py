@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from artifacts import ArtifactError, ArtifactStore, Part
+from workers.agent_isolation import NodeIsolation
 from workers.agent_nodes import NodeLines, merge_manifests
 from workers.core_types import (
     AllocatePort,
@@ -21,6 +22,7 @@ from workers.core_types import (
     StopRank,
 )
 from workers.executor import types as ex
+from workers.executor.isolation import Isolations
 
 
 class FakeGateway:
@@ -55,7 +57,8 @@ class Rig:
     def __init__(self, url: str) -> None:
         self.gateway = FakeGateway()
         self.answers: asyncio.Queue[Input] = asyncio.Queue()
-        self.lines = NodeLines(self.gateway, self.answers.put_nowait, url)  # type: ignore[arg-type]
+        isolation = NodeIsolation(Isolations(), ())
+        self.lines = NodeLines(self.gateway, self.answers.put_nowait, url, isolation)  # type: ignore[arg-type]
 
     def start(self, job: str, node: str = "n1") -> None:
         self.lines.put(StartRank(node, ex.Launch(job, 1, ("true",))))

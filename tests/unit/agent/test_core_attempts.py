@@ -399,6 +399,7 @@ def test_each_reason_has_its_outcome(rig: Rig) -> None:
     expected = {
         R.SIGNALLED: FAILED,
         R.OUT_OF_MEMORY: OUT_OF_MEMORY,
+        R.OUT_OF_DISK: FAILED,
         R.TIMED_OUT: TIMED_OUT,
         R.STOPPED: NODE_LOST,
         R.SPAWN_FAILED: SPAWN_FAILED,

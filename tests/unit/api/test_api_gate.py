@@ -11,13 +11,22 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from protos.suanli.v1 import admin_pb2, jobs_pb2
 from scheduler.api import permissions
 from scheduler.api.errors import CODES, code_of
-from scheduler.api.permissions import PERMISSIONS, PLATFORM_FINANCE, PUBLIC, Role, Scope, scope_of
-from scheduler.api.serving import SERVICES, ConfigurationError, require_loopback
+from scheduler.api.permissions import PERMISSIONS, PLATFORM_AUDIT, PLATFORM_FINANCE, PUBLIC, Role, Scope, scope_of
+from scheduler.api.serving import SERVICES, require_loopback
+from scheduler.api.tls import ConfigurationError
 from scheduler.domain import errors
 from tests.support.api import Api, Client, info_of, running_api
 
 METHODS = [(service.full_name, method) for service in SERVICES for method in service.methods]
-USER_OF = {Role.RESEARCHER: "ada", Role.INSTITUTION_ADMIN: "ann", Role.FINANCE: "fay", Role.OPERATOR: "op"}
+USER_OF = {
+    Role.RESEARCHER: "ada",
+    Role.PROJECT_LEAD: "lea",
+    Role.INSTITUTION_ADMIN: "ann",
+    Role.FINANCE: "fay",
+    Role.OPERATOR: "op",
+    Role.AUDITOR: "aud",
+    Role.STEWARD: "sam",
+}
 Code = grpc.StatusCode
 
 
@@ -53,7 +62,27 @@ def test_every_method_has_a_row_and_every_row_a_method() -> None:
     served = {f"{service}/{method.name}" for service, method in METHODS}
     assert served == set(PERMISSIONS) | PUBLIC
     assert set(PERMISSIONS) & PUBLIC == set()
-    assert set(PERMISSIONS) >= PLATFORM_FINANCE
+    assert set(PERMISSIONS) >= PLATFORM_FINANCE | PLATFORM_AUDIT
+
+
+def test_an_auditor_is_given_nothing_that_changes_anything() -> None:
+    reads = (
+        "Get",
+        "List",
+        "Watch",
+        "Explain",
+        "Tail",
+        "Download",
+        "Stream",
+        "Export",
+        "Estimate",
+        "Verify",
+        "Check",
+        "WhoAmI",
+    )
+    for method, row in PERMISSIONS.items():
+        if Role.AUDITOR in row or method in PLATFORM_AUDIT:
+            assert method.rpartition("/")[2].startswith(reads), method
 
 
 def test_the_services_are_all_those_of_the_contract() -> None:
@@ -71,8 +100,11 @@ def test_one_of_no_institution_reads_all_only_where_it_is_said() -> None:
     for method in PERMISSIONS:
         expected = Scope.ANY if method in PLATFORM_FINANCE else PERMISSIONS[method].get(Role.FINANCE)
         assert scope_of(method, Role.FINANCE, "") == expected
-        for role in (Role.RESEARCHER, Role.INSTITUTION_ADMIN):
-            assert scope_of(method, role, "") is not Scope.INSTITUTION
+        for role in (Role.RESEARCHER, Role.PROJECT_LEAD, Role.INSTITUTION_ADMIN):
+            assert scope_of(method, role, "") not in (Scope.PROJECT, Scope.INSTITUTION)
+        audited = PERMISSIONS[method].get(Role.AUDITOR)
+        of_all = audited is Scope.INSTITUTION or method in PLATFORM_AUDIT
+        assert scope_of(method, Role.AUDITOR, "") == (Scope.ANY if of_all else audited)
     assert scope_of("suanli.v1.JobService/Unheard", Role.OPERATOR, "") is None
     assert scope_of("suanli.v1.JobService/GetJob", 99, "uni-a") is None
 
@@ -93,8 +125,7 @@ async def test_each_role_gets_through_where_the_table_says_and_nowhere_else(api:
 async def test_without_a_key_only_the_public_methods_answer(api: Api) -> None:
     for service, method in METHODS:
         error = await status(api["anonymous"], service, method)
-        assert error is not None
-        reason = info_of(error).reason
+        reason = info_of(error).reason if error is not None else ""
         assert (reason == "NO_API_KEY") == (f"{service}/{method.name}" not in PUBLIC), (method.name, reason)
 
 

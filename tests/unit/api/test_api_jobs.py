@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from protos.suanli.v1 import admin_pb2, common_pb2, jobs_pb2, regions_pb2, usage_pb2
-from tests.support.api import Agent, Api, info_of
+from tests.support.api import PEOPLE, Agent, Api, info_of
 from tests.unit.api.test_api_tenancy import failure
 
 Code = grpc.StatusCode
@@ -301,7 +301,7 @@ async def test_administration_lists_in_pages(api: Api) -> None:
         token = page.next_page_token
         if not token:
             break
-    assert names == sorted(["abe", "ada", "ann", "ben", "bob", "fay", "fin", "op"])
+    assert names == sorted(PEOPLE)
     await api["op"].admin.SetQuota(
         admin_pb2.SetQuotaRequest(
             quota=admin_pb2.Quota(institution="uni-a", cpu_milli=500, memory_mib=-1, gpu_milli=-1, pending_jobs=-1)

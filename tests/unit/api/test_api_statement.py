@@ -75,6 +75,9 @@ def test_who_may_ask() -> None:
         Role.FINANCE: Scope.INSTITUTION,
         Role.OPERATOR: Scope.ANY,
         Role.AGENT: None,
+        Role.PROJECT_LEAD: None,
+        Role.AUDITOR: Scope.INSTITUTION,
+        Role.STEWARD: None,
     }
     assert scope_of(METHOD, Role.FINANCE, "") is Scope.ANY
 

@@ -124,7 +124,7 @@ async def test_an_institutions_admin_makes_no_operator_and_touches_no_other_inst
         assert (await failure(admin.PutUser(wrong))).code() is Code.INVALID_ARGUMENT
     await admin.PutUser(user("eve", "uni-a", common_pb2.ROLE_RESEARCHER))
     listed = await admin.ListUsers(admin_pb2.ListUsersRequest())
-    assert {u.id for u in listed.users} == {"ada", "abe", "ann", "fay", "eve"}
+    assert {u.id for u in listed.users} == {"ada", "abe", "ann", "fay", "eve", "lea", "aud", "sam", "sue"}
 
 
 async def test_keys_are_made_for_those_one_manages(api: Api) -> None:

@@ -2,11 +2,13 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from artifacts import ArtifactError, ArtifactStore, Entry, FileCache, Part, is_safe_path
+from artifacts import store as store_module
 
 
 @pytest.fixture(params=["local", "remote"])
@@ -159,3 +161,25 @@ def test_manifests_merge_unless_they_contradict(store: ArtifactStore, tmp_path: 
     assert [entry.path for entry in store.manifest(store.merge(refs[:2]))] == ["a", "rank-1/a"]
     with pytest.raises(ArtifactError, match="different file 'a'"):
         store.merge(refs)
+
+
+def test_a_folder_swapped_for_a_link_while_it_is_stored_leads_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    (inside / "d").mkdir(parents=True)
+    outside.mkdir()
+    (inside / "d" / "f").write_text("own")
+    (outside / "f").write_text("secret")
+    walk = store_module._walk
+
+    def swapping(part: Part) -> Iterator[tuple[str, str, str | None]]:
+        for found in walk(part):
+            (inside / "d").rename(tmp_path / "away")
+            (inside / "d").symlink_to(outside)
+            yield found
+
+    monkeypatch.setattr(store_module, "_walk", swapping)
+    stored = ArtifactStore(str(tmp_path / "store")).put_tree(Part(inside))
+    assert stored.ref is None
+    assert "not in this folder any more" in stored.left_out[0]

@@ -55,7 +55,15 @@ def _gauges() -> Iterator[Series]:
     yield "suanli_ledger_reconcile_difference", "gauge", "", [("", 0, 0)]
     yield "suanli_ledger_last_verified_timestamp_seconds", "gauge", "", [("", END_S - 7200, 0)]
     yield "suanli_ledger_last_sequence", "gauge", "", [("", 10, 0.1)]
+    yield "suanli_audit_chain_ok", "gauge", "", [("", 1, 0)]
+    yield "suanli_audit_last_sequence", "gauge", "", [("", 10, 0.1)]
     yield "suanli_event_last_sequence", "gauge", "", [("", 10, 1)]
+    yield (
+        "suanli_tls_certificate_expiry_timestamp_seconds",
+        "gauge",
+        "",
+        [(f'{_TARGET},certificate="server"', END_S + 60 * 86_400, 0)],
+    )
     yield "suanli_leader_epoch", "gauge", "", [(_TARGET, 3, 0)]
     yield "suanli_policy_version", "gauge", "", [("", 2, 0)]
     yield "suanli_runtime_prediction_error_octaves", "gauge", "", [("", 0.4, 0)]
@@ -72,6 +80,8 @@ def _gauges() -> Iterator[Series]:
     for name, part in (("limit", 1.0), ("in_use", 0.25)):
         quotas = [(f'institution="uni-a",project="",resource="{r}"', part * n, 0.0) for r, n in _AMOUNTS.items()]
         yield f"suanli_quota_{name}", "gauge", "", quotas
+    limited = [(f'{_TARGET},method="/suanli.v1.JobService/ListJobs",limit="user_calls"', 0.0, 0.01)]
+    yield "suanli_rpc_limited_total", "counter", "", limited
     yield "suanli_rpc_open_streams", "gauge", "", [(f'{_TARGET},method="/suanli.v1.RegionService/Connect"', 2, 0)]
     yield "ALERTS", "gauge", "", [('alertname="SuanliRegionOffline",alertstate="firing",region="west"', 1, 0)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from scheduler.domain.agent import ReplicaPlacement
+from scheduler.domain.classification import Classification
 from scheduler.domain.resources import Resources
 from scheduler.domain.spec import PriorityClass, Shape
 from scheduler.planning.explain import explain, explain_changed
@@ -222,6 +223,20 @@ def test_data_that_may_not_leave_its_region():
     answer = told(world, job, data_sets={"census": DataSet(1, ("west",), ("west",))})
     assert answer.code == "DATA_RESIDENCY"
     assert answer.message.endswith("east/cpu: data set census may be processed in region west only")
+
+
+def test_data_goes_only_into_pools_that_are_trusted_with_it():
+    world = World([node("n1")])
+    (job,) = world.add("a", shape(data_sets=("census",)))
+    census = {"census": DataSet(1, level=Classification.SENSITIVE)}
+    answer = told(world, job, data_sets=census)
+    assert answer.code == "DATA_RESIDENCY"
+    assert answer.message.endswith("east/cpu: it is not trusted with data as closely kept as the job's")
+    found = could_ever_fit(world.snapshot().pools, shape(data_sets=("census",)), Policy(data_sets=census))
+    assert isinstance(found, Infeasible)
+    assert "not trusted" in found.message
+    trusted = {"east/cpu": PoolPolicy(trust=Classification.SENSITIVE)}
+    assert told(world, job, data_sets=census, pools=trusted).code == "NEXT"
 
 
 def test_no_rack_holds_all_replicas():

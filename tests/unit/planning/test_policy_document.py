@@ -194,6 +194,7 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ("a pool's key", {"pools": {"spot": {}}}, "policy.pools", '"region/pool"'),
     ("an unknown setting of a pool", {"pools": {"e/p": {"cost": 1}}}, "policy.pools.e/p.cost", "spot, price"),
     ("a part of a price", {"pools": {"e/p": {"price": {"gpu_hour": 0.5}}}}, "policy.pools.e/p.price.gpu_hour", "whole"),
+    ("a level", {"pools": {"e/p": {"trust": "secret"}}}, "policy.pools.e/p.trust", "public, internal, restricted"),
     ("pools that are a list", {"pools": []}, "policy.pools", "not a mapping from pools"),
     ("a data set of no size", {"data_sets": {"d": {}}}, "policy.data_sets.d.size", "missing"),
     ("a data set's name", {"data_sets": {"a b": {}}}, "policy.data_sets", "not a data set's name"),

@@ -1,0 +1,1 @@
+"""Who somebody is by a token of an OpenID provider: issuers, their keys, checked tokens."""

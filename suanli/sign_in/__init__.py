@@ -1,0 +1,1 @@
+"""Signing in: the device flow, and what it leaves in the settings folder."""
