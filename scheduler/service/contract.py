@@ -107,11 +107,16 @@ class PoolStatus(NamedTuple):
     allocated: Resources
 
 
+AS_IT_WAS = -2
+"""In the place of a new limit, from callers that do not know of it: the present one stays."""
+
+
 class QuotaStatus(NamedTuple):
-    """A quota and what is held under it now."""
+    """A quota and what is held under it now; ``stored_bytes`` in the artifact store."""
 
     record: QuotaRecord
     in_use: Resources
+    stored_bytes: int = 0
 
 
 class NodeStatus(NamedTuple):
