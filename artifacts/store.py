@@ -133,7 +133,7 @@ class ArtifactStore:
                 if time.time() - os.stat(path).st_mtime > RENEWED_AFTER_S:
                     os.utime(path)
                 return True
-            return time.time() - self._fs.modified(path).timestamp() <= RENEWED_AFTER_S
+            return bool(time.time() - self._fs.modified(path).timestamp() <= RENEWED_AFTER_S)
         except FileNotFoundError:
             return False
 

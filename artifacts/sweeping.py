@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from artifacts.store import ArtifactStore, digest_of, reference
 
@@ -104,9 +104,9 @@ class Sweeper:
         self._fs.pipe_file(path, claim.encode())
         return bytes(self._fs.cat_file(path)).decode("utf-8", "replace")[:128]
 
-    def _modified_ms(self, path: str, info: dict[str, object]) -> int:
+    def _modified_ms(self, path: str, info: Any) -> int:
         found = info.get("LastModified") or info.get("modified") or self._fs.modified(path)
-        return int(found.timestamp() * 1000)  # type: ignore[attr-defined]
+        return int(found.timestamp() * 1000)
 
 
 def _is_blob(name: str, prefix: str) -> bool:

@@ -34,7 +34,7 @@ from scheduler.service.engine import Engine
 from scheduler.service.model import Node, Region
 from scheduler.service.people import NO_LIMITS, KeyLimits
 from scheduler.service.ports import Store
-from scheduler.service.stored_quota import stored_bytes
+from scheduler.service.stored_quota import storage_of, stored_bytes
 
 T = TypeVar("T")
 
@@ -224,6 +224,7 @@ class Administration:
             predictions=state.predictor.accuracy(),
             audit_sequence=state.audit.sequence,
             audit_verified=state.audit.verified,
+            storage=storage_of(state, ""),
         )
 
     def _quotas(self, institution: str) -> list[QuotaStatus]:

@@ -46,6 +46,7 @@ from scheduler.service.data_contract import DataService
 from scheduler.service.people import People
 from scheduler.service.ports import EventQuery, JobQuery, LedgerQuery, UsageQuery, UsageSum
 from scheduler.service.statements import StatementFacts
+from scheduler.service.storage_contract import ProjectStorage, StorageService
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +269,7 @@ class Gauges(NamedTuple):
     predictions: Accuracy = Accuracy(0, 0, 0)
     audit_sequence: int = 0
     audit_verified: AuditVerified | None = None
+    storage: Sequence[ProjectStorage] = ()
 
 
 class AgentSession(Protocol):
@@ -286,7 +288,7 @@ class AgentSession(Protocol):
         ...
 
 
-class Service(People, AuditService, DataService, Protocol):
+class Service(People, AuditService, DataService, StorageService, Protocol):
     """Everything the API layer may ask for."""
 
     async def submit(self, submission: Submission) -> Submitted:

@@ -53,11 +53,9 @@ def end_attempt(state: State, attempt: Attempt, report: Finished, end_ms: int) -
 def _hold_outputs(state: State, attempt: Attempt) -> None:
     """Whatever the attempt has left in the artifact store is its project's, from this transaction on."""
     storage, job, now = state.storage, attempt.job, state.now()
-    for kind, digest in ((HoldingKind.RESULT, job.results), (HoldingKind.CHECKPOINT, job.checkpoint)):
-        if digest:
-            storage.hold_output(job, kind, digest, now)
-    if attempt.logs:
-        storage.hold_output(job, HoldingKind.LOG, attempt.logs, now, attempt.number)
+    storage.hold_output(job, HoldingKind.RESULT, job.results, now)
+    storage.hold_output(job, HoldingKind.CHECKPOINT, job.checkpoint, now)
+    storage.hold_output(job, HoldingKind.LOG, attempt.logs, now, attempt.number)
 
 
 def _move_on(state: State, attempt: Attempt, report: Finished) -> None:

@@ -108,6 +108,8 @@ class Storage:
 
     def hold_output(self, job: Job, kind: HoldingKind, digest: str, now_ms: int, attempt: int = 0) -> None:
         """An unfinished job has left a folder in the store; it takes the place of what it left before. Of logs: of an attempt."""
+        if not digest:
+            return
         item = f"{job.job_id}/{attempt}" if kind is HoldingKind.LOG else job.job_id
         key = HoldingKey(job.spec.institution, job.spec.project, int(kind), item)
         before = self.live.get(key)

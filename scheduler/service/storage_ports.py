@@ -23,6 +23,8 @@ class HoldingQuery:
     projects: tuple[str, ...] = ()
     kinds: tuple[int, ...] = ()
     job_ids: tuple[str, ...] = ()
+    arrays: tuple[str, ...] = ()
+    """Ids of arrays, whose tasks are meant; with ``job_ids``, either."""
     digests: tuple[str, ...] = ()
     before_ms: int = 0
     by_size: bool = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from scheduler.domain.errors import ResourceExhausted
 from scheduler.service.state import State
+from scheduler.service.storage_contract import ProjectStorage
 
 MIB = 1 << 20
 
@@ -56,6 +57,18 @@ def check_may_submit(state: State, institution: str, project: str, field: str) -
         limit, used = limit_of(state, institution, part), stored_bytes(state, institution, part)
         if 0 <= limit < used:
             raise _full(institution, part, used, limit, "so no job is accepted", field)
+
+
+def storage_of(state: State, institution: str) -> list[ProjectStorage]:
+    """Of an institution, or ("") of all: each project that has stored something or has a quota, and before it the sum of all."""
+    keys = state.storage.sums.keys() | {key for key, quota in state.quotas.items() if quota.stored_mib >= 0}
+    asked = {key for key in keys if institution in ("", key[0])}
+    items: dict[tuple[str, str], int] = {}
+    for key in asked:
+        row = state.storage.sums.get(key)
+        for part in {key, (key[0], "")}:
+            items[part] = items.get(part, 0) + (row.items if row else 0)
+    return [ProjectStorage(*key, items[key], stored_bytes(state, *key), limit_of(state, *key)) for key in sorted(items)]
 
 
 def _full(institution: str, project: str, used: int, limit: int, so: str, field: str = "") -> ResourceExhausted:

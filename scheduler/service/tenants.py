@@ -21,8 +21,8 @@ from scheduler.domain.resources import Resources
 from scheduler.domain.states import AttemptOutcome
 from scheduler.planning.types import UNLIMITED
 from scheduler.service.auditing import tell
-from scheduler.service.model import Node, Region, Tenant
 from scheduler.service.contract import AS_IT_WAS
+from scheduler.service.model import Node, Region, Tenant
 from scheduler.service.people import NO_LIMITS, KeyLimits
 from scheduler.service.state import State
 from scheduler.service.submitting import stop_attempt

@@ -40,7 +40,11 @@ class MemoryHoldings:
             and query.project in ("", row.project)
             and (query.user in ("", row.user) or row.project in query.projects)
             and (not query.kinds or row.kind in query.kinds)
-            and (not query.job_ids or row.job_id in query.job_ids)
+            and (
+                not (query.job_ids or query.arrays)
+                or row.job_id in query.job_ids
+                or row.job_id.rpartition(".")[0] in query.arrays
+            )
             and (not query.digests or row.digest in query.digests)
             and (not query.before_ms or row.since_ms < query.before_ms)
             and (query.after is None or place(row) < query.after)

@@ -28,8 +28,9 @@ def list_holdings(connection: Connection, asked: HoldingQuery) -> list[HoldingRe
         query = query.where(or_(HOLDINGS.c.user == asked.user, HOLDINGS.c.project.in_(asked.projects)))
     if asked.kinds:
         query = query.where(HOLDINGS.c.kind.in_(asked.kinds))
-    if asked.job_ids:
-        query = query.where(HOLDINGS.c.job_id.in_(asked.job_ids), text(f"holdings.{HELD_BY_JOB}"))
+    if asked.job_ids or asked.arrays:
+        tasks = (HOLDINGS.c.job_id.startswith(f"{array}.", autoescape=True) for array in asked.arrays)
+        query = query.where(or_(HOLDINGS.c.job_id.in_(asked.job_ids), *tasks), text(f"holdings.{HELD_BY_JOB}"))
     if asked.digests:
         query = query.where(HOLDINGS.c.digest.in_(asked.digests))
     if asked.before_ms:

@@ -92,6 +92,10 @@ def test_a_query_gives_what_it_asks_for_in_pages(store: Store, writer: Writer) -
     assert asked(user="li", projects=("nlp",)) == [2, 1, 0]
     assert asked(kinds=(int(UPLOAD),)) == [1, 0]
     assert asked(job_ids=("j0000000003", "j0000000009")) == [2]
+    assert asked(job_ids=("j0000000004",), arrays=("j0000000003", "a_b")) == [3]
+    task = held_by_job(5, job_id="a_b.7", item="a_b.7", institution="other")
+    writer.commit(holdings=[task, held_by_job(6, job_id="aab.7", item="aab.7", institution="other")])
+    assert store.list_holdings(HoldingQuery("other", arrays=("a_b",))) == [task]
     assert asked(digests=("sha256:a",)) == [0]
     assert asked(before_ms=T0_MS + 3) == [1, 0]
     assert store.find_holdings(["sha256:a", "sha256:z"], "tongji") == [held[0]]

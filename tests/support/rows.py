@@ -265,5 +265,5 @@ def holding(item: str, **values: Any) -> HoldingRecord:
 
 def held_by_job(number: int, kind: HoldingKind = HoldingKind.RESULT, **values: Any) -> HoldingRecord:
     job_id = f"j{number:010d}"
-    item = f"{job_id}/1" if kind is HoldingKind.LOG else job_id
+    item = values.pop("item", f"{job_id}/1" if kind is HoldingKind.LOG else job_id)
     return holding(item, **({"kind": int(kind), "digest": f"sha256:{number:064x}", "job_id": job_id} | values))

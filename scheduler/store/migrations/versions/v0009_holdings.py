@@ -24,8 +24,15 @@ HOLDING = (
     "institution:text project:text kind:int item:text digest:text job_id:text user:text size_bytes:int since_ms:int"
 )
 STORED = "institution:text project:text items:int size_bytes:int"
-RESULT, CHECKPOINT, LOG = 2, 3, 4
-OF_JOB = "institution, project, kind, item, digest, job_id, \"user\", size_bytes, since_ms"
+# Kinds are numbers of HoldingKind; the columns stand in the table's order; -1 is a size that is not known.
+LEFT_BY_JOBS = (
+    """INSERT INTO holdings SELECT institution, project, 2, job_id, results, job_id, "user", -1,
+    CASE WHEN end_ms > 0 THEN end_ms ELSE submit_ms END FROM jobs WHERE results <> ''""",
+    """INSERT INTO holdings SELECT institution, project, 3, job_id, checkpoint, job_id, "user", -1,
+    CASE WHEN end_ms > 0 THEN end_ms ELSE submit_ms END FROM jobs WHERE checkpoint <> ''""",
+    """INSERT INTO holdings SELECT institution, project, 4, job_id || '/' || attempt, logs, job_id, "user", -1, end_ms
+    FROM attempts WHERE logs <> ''""",
+)
 
 
 def _table(name: str, columns: str, *key: str, rowid: bool = True) -> None:
@@ -45,15 +52,8 @@ def upgrade() -> None:
     _table("holdings", HOLDING, "institution", "project", "kind", "item", rowid=False)
     _table("stored", STORED, "institution", "project", rowid=False)
     _table("storage_marks", "name:text value:text", "name")
-    for kind, column in ((RESULT, "results"), (CHECKPOINT, "checkpoint")):
-        op.execute(
-            f"INSERT INTO holdings ({OF_JOB}) SELECT institution, project, {kind}, job_id, {column}, job_id, \"user\", -1,"
-            f" CASE WHEN end_ms > 0 THEN end_ms ELSE submit_ms END FROM jobs WHERE {column} <> ''"
-        )
-    op.execute(
-        f"INSERT INTO holdings ({OF_JOB}) SELECT institution, project, {LOG}, job_id || '/' || attempt, logs, job_id,"
-        " \"user\", -1, end_ms FROM attempts WHERE logs <> ''"
-    )
+    for statement in LEFT_BY_JOBS:
+        op.execute(statement)
     op.execute(
         "INSERT INTO stored (institution, project, items, size_bytes)"
         " SELECT institution, project, COUNT(*), 0 FROM holdings GROUP BY institution, project"
