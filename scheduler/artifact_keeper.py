@@ -69,7 +69,7 @@ class _StoppedError(Exception):
 
 
 class ArtifactKeeper:
-    """One leader's. ``folders``: those of the catalogue, which are the platform's."""
+    """One leader's. ``own_folders`` stores the folders of the catalogue, which are the platform's, and says which they are."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class ArtifactKeeper:
         codec: SpecCodec,
         clock: Clock,
         ids: IdSource,
-        folders: Collection[str],
+        own_folders: Callable[[], Collection[str]],
         settings: KeeperSettings,
         observer: KeeperObserver,
     ) -> None:
@@ -87,16 +87,20 @@ class ArtifactKeeper:
         self._codec = codec
         self._clock = clock
         self._ids = ids
-        self._folders = frozenset(folders)
+        self._own_folders = own_folders
         self._settings = settings
         self._observer = observer
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="suanli-keeper")
 
     async def run(self) -> None:
         """Everything, in turn, until cancelled or until this process leads no more. What fails is tried again."""
-        next_ms = self._clock.now_ms() + min(HOUR_MS, self._settings.collect_every_ms)
+        next_ms = self._clock.now_ms() + HOUR_MS
+        stored_own = False
         while self._plane.is_leader:
             try:
+                if not stored_own:
+                    await self._run(self._own_folders)
+                    stored_own = True
                 await self.measure()
                 await self.adopt()
                 if self._clock.now_ms() >= next_ms:
@@ -104,10 +108,13 @@ class ArtifactKeeper:
                     await self.expire()
                     if self._settings.collect_every_ms:
                         await self.collect()
-            except (SuanliError, OSError) as error:
-                log.warning("the artifact store is not kept for the moment: %r", error)
             except _StoppedError:
                 return
+            except (SuanliError, OSError) as error:
+                log.warning("the artifact store is not kept for the moment: %r", error)
+            except Exception:
+                # It must not end the server, nor stop for good: what it left undone is found again.
+                log.exception("the artifact store is not kept for the moment")
             await asyncio.sleep(LOOK_S)
 
     def close(self) -> None:
@@ -239,7 +246,8 @@ class ArtifactKeeper:
         needs = self._plane.needs()
         before_ms = min(self._clock.now_ms(), needs.unheard_ms) - self._settings.grace_ms
         marked = Marked(sweep)
-        known = {*needs.folders, *self._folders}
+        # Stored anew, too: as a standby this process may have waited for longer than what nobody holds is kept.
+        known = {*needs.folders, *await self._run(self._own_folders)}
         await self._mark_folders(marked, known)
         await self._mark_held(marked)
         await self._plane.set_storage_mark(SWEEPS, str(sweep))

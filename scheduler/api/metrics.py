@@ -61,6 +61,13 @@ class Metrics:
             ["certificate"],
             registry=self.registry,
         )
+        self._collected = Counter(
+            names.COLLECTED_BLOBS, "Blobs removed from the artifact store, which nobody held.", registry=self.registry
+        )
+        self._collected_bytes = Counter(names.COLLECTED_BYTES, "Their sizes.", registry=self.registry)
+        self._store_blobs = Gauge(names.STORE_BLOBS, "Blobs that the last sweep found.", registry=self.registry)
+        self._store_bytes = Gauge(names.STORE_BYTES, "Their sizes, each once.", registry=self.registry)
+        self._last_sweep = Gauge(names.COLLECTOR_LAST_RUN, "When the last sweep ended.", registry=self.registry)
         self._rpc_children: dict[tuple[str, str], Histogram] = {}
 
     def wait_ms(self, institution: str, ms: float) -> None:
@@ -99,6 +106,14 @@ class Metrics:
     def certificate_expiry(self, certificate: str, at_s: float) -> None:
         """See ``ExpiryObserver``."""
         self._expiry.labels(certificate).set(at_s)
+
+    def swept(self, blobs: int, size_bytes: int, removed: int, removed_bytes: int, at_s: float) -> None:
+        """See ``KeeperObserver``."""
+        self._collected.inc(removed)
+        self._collected_bytes.inc(removed_bytes)
+        self._store_blobs.set(blobs - removed)
+        self._store_bytes.set(size_bytes - removed_bytes)
+        self._last_sweep.set(at_s)
 
     async def page(self, service: Service | None) -> bytes:
         """The text for Prometheus. Without a service (a standby) only what this process has measured itself."""
@@ -161,6 +176,24 @@ def gauge_families(gauges: Gauges) -> Iterator[Metric]:
         _add(limit, tenant, Resources(record.cpu_milli, record.memory_mib, record.gpu_milli))
         _add(used, tenant, quota.in_use)
     yield from (limit, used)
+    yield from _storage_families(gauges)
+
+
+def _storage_families(gauges: Gauges) -> Iterator[Metric]:
+    """By institution only: projects may be many."""
+    stored = GaugeMetricFamily(
+        names.STORED_BYTES, "Kept in the artifact store, in full for each holder.", labels=("institution",)
+    )
+    items = GaugeMetricFamily(names.STORED_ITEMS, "Things kept there.", labels=("institution",))
+    quota = GaugeMetricFamily(names.STORED_QUOTA, "The quota on it, where there is one.", labels=("institution",))
+    for each in gauges.storage:
+        if each.project:
+            continue
+        stored.add_metric((each.institution,), each.size_bytes)
+        items.add_metric((each.institution,), each.items)
+        if each.limit_bytes >= 0:
+            quota.add_metric((each.institution,), each.limit_bytes)
+    yield from (stored, items, quota)
 
 
 def _pool_families(gauges: Gauges) -> Iterator[Metric]:

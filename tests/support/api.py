@@ -159,6 +159,7 @@ async def running_api(
     limits: Limits = DEFAULT_LIMITS,
     settings: Settings = DEFAULT_SETTINGS,
     store: Store | None = None,
+    files: Any = None,
 ) -> AsyncIterator[Api]:
     """Serve, with the people of ``PEOPLE`` in two institutions."""
     catalogue = catalogue or Catalogue()
@@ -167,7 +168,7 @@ async def running_api(
     metrics = Metrics()
     memory, key = store or MemoryStore(clock), AuditKey(Ed25519PrivateKey.generate())
     control_plane = ControlPlane(memory, clock, RandomIds(), codec, Policy(), settings, metrics, key)
-    files = FolderStore(folder / "artifacts")
+    files = files or FolderStore(folder / "artifacts")
     artifacts = Artifacts(files, folder / "uploads")
     server = ApiServer(
         control_plane,
@@ -297,8 +298,8 @@ class Agent:
     async def started(self, launch: regions_pb2.Launch) -> None:
         await self.event(launch, started=regions_pb2.AttemptStarted())
 
-    async def finished(self, launch: regions_pb2.Launch, results: str = "", logs: str = "") -> None:
-        end = regions_pb2.AttemptFinished(outcome=common_pb2.ATTEMPT_OUTCOME_SUCCEEDED, results=results, logs=logs)
+    async def finished(self, launch: regions_pb2.Launch, **left: str) -> None:
+        end = regions_pb2.AttemptFinished(outcome=common_pb2.ATTEMPT_OUTCOME_SUCCEEDED, **left)
         await self.event(launch, finished=end)
 
     async def log(self, request: regions_pb2.LogRequest, offset: int, data: bytes, **more: Any) -> None:
