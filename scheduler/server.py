@@ -246,6 +246,7 @@ async def _lead(config: Config, service: Service, api: ApiServer, addresses: dic
     """Begin to serve, and say so."""
     if config.bootstrap_admin_key_file is not None:
         await bootstrap_admin(service, config.bootstrap_admin_key_file)
+    await api.limiting.remember_uploads(service, WallClock().now_ms())
     await api.serving(True)
     log.info("serving on %s", addresses["listen"])
     if config.ready_file is not None:

@@ -199,6 +199,9 @@ class BlobApi:
             # Stored first: what is recorded is there. What is killed in between is nobody's, and is collected some day.
             await self._artifacts.keep(Path(file.name), digest)
             await self._service.hold_uploads(*holder, caller.user, [Upload(digest, size)])
+            if await self._artifacts.missing([digest]):
+                # It was there before, was old and nobody's, and has just been collected.
+                await self._artifacts.keep(Path(file.name), digest)
         finally:
             self._service.give_back(*holder, incoming)
             await asyncio.shield(self._artifacts.run(file.close))

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
 from protos.suanli.v1 import admin_pb2, artifacts_pb2, data_pb2, jobs_pb2
+from scheduler.governance.limits import Limits
+from scheduler.service.ids import WallClock
 from scheduler.service.people import KeyLimits
 from scheduler.service.ports import AuditQuery
-from tests.support.api import LED, Agent, Api, Client, digest_of, info_of
+from scheduler.store.memory import MemoryStore
+from tests.support.api import LED, Agent, Api, Client, digest_of, info_of, running_api
 from tests.unit.api.test_api_tenancy import failure
 
 Code = grpc.StatusCode
@@ -330,3 +334,34 @@ async def test_storage_is_told_by_project(api: Api) -> None:
     ]
     everybody = await api["op"].artifacts.GetStorage(artifacts_pb2.GetStorageRequest())
     assert {each.institution for each in everybody.storage} == {"uni-a", "uni-b"}
+
+
+async def test_what_was_uploaded_in_a_day_counts_after_a_restart(tmp_path: Path) -> None:
+    clock = WallClock()
+    memory = MemoryStore(clock)
+    limits = Limits(user_upload_mib_per_day=1, institution_upload_mib_per_day=2)
+    async with running_api(tmp_path / "1", store=memory, limits=limits) as api:
+        await api["ada"].upload(b"a" * (MIB - 10))
+        await api["abe"].upload(b"b" * (MIB - 10))
+    async with running_api(tmp_path / "2", store=memory, limits=limits) as api:
+        await api.server.limiting.remember_uploads(api.control_plane, clock.now_ms())
+        for user, limit in (("ada", "user_upload_day"), ("lea", "institution_upload_day")):
+            error = await failure(api[user].upload(b"c" * 100_000))
+            assert info_of(error).metadata["limit"] == limit
+        await api["bob"].upload(b"c" * 100_000)
+    async with running_api(tmp_path / "3", store=memory, limits=limits) as api:
+        await api.server.limiting.remember_uploads(api.control_plane, clock.now_ms() + 25 * 3_600_000)
+        await api["ada"].upload(b"d" * 100_000)
+
+
+async def test_what_is_collected_while_it_is_sent_again_is_stored(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    plane = api.control_plane
+    real = plane.hold_uploads
+
+    async def hold_uploads(*arguments: Any) -> None:
+        await real(*arguments)
+        api.store._path(digest_of(b"old")).unlink()
+
+    monkeypatch.setattr(plane, "hold_uploads", hold_uploads)
+    digest = await api["ada"].upload(b"old")
+    assert api.store.has(digest)
