@@ -17,6 +17,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from tools.dashboard_panels import Panel, bars, board, ceiling, columns, curve, floor, grid, note, number
+from tools.dashboard_storage import storage
 
 FOLDER = Path(__file__).resolve().parent.parent / "helm" / "suanli" / "files" / "dashboards"
 VARIABLES = ("institution", "project", "region", "pool")
@@ -167,7 +168,7 @@ def operator() -> Dashboard:
         "Health, speed and load of the control plane, regions and pools.",
         "6h",
         ("institution", "region", "pool"),
-        [("Health", _health()), ("Speed", _speed()), ("Capacity", _capacity()), ("Queue", _queue())],
+        [("Health", _health()), ("Speed", _speed()), ("Capacity", _capacity()), ("Queue", _queue()), ("Storage", storage(_MINE))],
     )
 
 
