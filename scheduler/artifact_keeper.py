@@ -59,8 +59,8 @@ class Swept(NamedTuple):
 class KeeperObserver(Protocol):
     """Counts what the keeper does."""
 
-    def swept(self, blobs: int, size_bytes: int, removed: int, removed_bytes: int, at_s: float) -> None:
-        """A sweep has ended."""
+    def swept(self, size_bytes: int, removed_bytes: int, at_s: float) -> None:
+        """A sweep has ended that found so much and removed part of it."""
         ...
 
 
@@ -269,7 +269,7 @@ class ArtifactKeeper:
                 found.removed + len(removed),
                 found.removed_bytes + sum(blob.size_bytes for blob in removed),
             )
-        self._observer.swept(*found, self._clock.now_ms() / 1000)
+        self._observer.swept(found.size_bytes, found.removed_bytes, self._clock.now_ms() / 1000)
         log.info("swept the artifact store: %d blobs, of which %d were nobody's", found.blobs, found.removed)
         return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tools.dashboard_panels import Panel, bars, ceiling, columns, curve
+from tools.dashboard_panels import Panel, bars, ceiling, columns, curve, number
 
 
 def storage(mine: str) -> list[Panel]:
@@ -31,5 +31,11 @@ def storage(mine: str) -> list[Panel]:
             ("sum(increase(suanli_artifact_collected_bytes_total[$__interval]))", "removed"),
             "bytes",
             8,
+        ),
+        number(
+            "Last sweep",
+            "How long ago what nobody holds was last looked for; once a day unless set otherwise.",
+            ("time() - max(suanli_artifact_collector_last_run_timestamp_seconds)", "ago"),
+            "s",
         ),
     ]

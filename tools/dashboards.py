@@ -168,7 +168,7 @@ def operator() -> Dashboard:
         "Health, speed and load of the control plane, regions and pools.",
         "6h",
         ("institution", "region", "pool"),
-        [("Health", _health()), ("Speed", _speed()), ("Capacity", _capacity()), ("Queue", _queue()), ("Storage", storage(_MINE))],
+        [("Health", _health()), ("Speed", _speed()), ("Capacity", _capacity()), ("Queue", _queue())],
     )
 
 
@@ -329,6 +329,7 @@ def _queue() -> list[Panel]:
             "short",
             8,
         ),
+        *storage(_MINE),
     ]
 
 

@@ -62,12 +62,16 @@ class Metrics:
             registry=self.registry,
         )
         self._collected = Counter(
-            names.COLLECTED_BLOBS, "Blobs removed from the artifact store, which nobody held.", registry=self.registry
+            names.COLLECTED_BYTES, "Removed from the artifact store, as nobody held it.", registry=self.registry
         )
-        self._collected_bytes = Counter(names.COLLECTED_BYTES, "Their sizes.", registry=self.registry)
-        self._store_blobs = Gauge(names.STORE_BLOBS, "Blobs that the last sweep found.", registry=self.registry)
-        self._store_bytes = Gauge(names.STORE_BYTES, "Their sizes, each once.", registry=self.registry)
-        self._last_sweep = Gauge(names.COLLECTOR_LAST_RUN, "When the last sweep ended.", registry=self.registry)
+        self._in_store = Gauge(
+            names.STORE_BYTES,
+            "What lies in the artifact store, each blob once, as of the last sweep.",
+            registry=self.registry,
+        )
+        self._last_sweep = Gauge(
+            names.COLLECTOR_LAST_RUN, "When the last sweep of the artifact store ended.", registry=self.registry
+        )
         self._rpc_children: dict[tuple[str, str], Histogram] = {}
 
     def wait_ms(self, institution: str, ms: float) -> None:
@@ -107,12 +111,10 @@ class Metrics:
         """See ``ExpiryObserver``."""
         self._expiry.labels(certificate).set(at_s)
 
-    def swept(self, blobs: int, size_bytes: int, removed: int, removed_bytes: int, at_s: float) -> None:
+    def swept(self, size_bytes: int, removed_bytes: int, at_s: float) -> None:
         """See ``KeeperObserver``."""
-        self._collected.inc(removed)
-        self._collected_bytes.inc(removed_bytes)
-        self._store_blobs.set(blobs - removed)
-        self._store_bytes.set(size_bytes - removed_bytes)
+        self._collected.inc(removed_bytes)
+        self._in_store.set(size_bytes - removed_bytes)
         self._last_sweep.set(at_s)
 
     async def page(self, service: Service | None) -> bytes:
@@ -184,16 +186,14 @@ def _storage_families(gauges: Gauges) -> Iterator[Metric]:
     stored = GaugeMetricFamily(
         names.STORED_BYTES, "Kept in the artifact store, in full for each holder.", labels=("institution",)
     )
-    items = GaugeMetricFamily(names.STORED_ITEMS, "Things kept there.", labels=("institution",))
     quota = GaugeMetricFamily(names.STORED_QUOTA, "The quota on it, where there is one.", labels=("institution",))
     for each in gauges.storage:
         if each.project:
             continue
         stored.add_metric((each.institution,), each.size_bytes)
-        items.add_metric((each.institution,), each.items)
         if each.limit_bytes >= 0:
             quota.add_metric((each.institution,), each.limit_bytes)
-    yield from (stored, items, quota)
+    yield from (stored, quota)
 
 
 def _pool_families(gauges: Gauges) -> Iterator[Metric]:

@@ -44,11 +44,8 @@ QUOTA_LIMIT = "suanli_quota_limit"
 QUOTA_IN_USE = "suanli_quota_in_use"
 
 STORED_BYTES = "suanli_stored_bytes"
-STORED_ITEMS = "suanli_stored_items"
 STORED_QUOTA = "suanli_stored_quota_bytes"
 STORE_BYTES = "suanli_artifact_store_bytes"
-STORE_BLOBS = "suanli_artifact_store_blobs"
-COLLECTED_BLOBS = "suanli_artifact_collected_blobs_total"
 COLLECTED_BYTES = "suanli_artifact_collected_bytes_total"
 COLLECTOR_LAST_RUN = "suanli_artifact_collector_last_run_timestamp_seconds"
 

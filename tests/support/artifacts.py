@@ -31,10 +31,10 @@ class Sweeps:
     """What the keeper has counted."""
 
     def __init__(self) -> None:
-        self.removed = 0
+        self.removed_bytes = 0
 
-    def swept(self, blobs: int, size_bytes: int, removed: int, removed_bytes: int, at_s: float) -> None:
-        self.removed += removed
+    def swept(self, size_bytes: int, removed_bytes: int, at_s: float) -> None:
+        self.removed_bytes += removed_bytes
 
 
 class Rig:

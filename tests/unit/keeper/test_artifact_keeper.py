@@ -110,6 +110,7 @@ async def test_what_nobody_holds_is_removed_and_nothing_else(tmp_path: Path, url
         found = await rig.keeper.collect()
         assert found is not None
         assert (found.removed, found.blobs) == (len(garbage), len(needed | garbage))
+        assert rig.sweeps.removed_bytes == found.removed_bytes > 0
         assert rig.blobs() == needed
         assert rig.files.read_manifest(upload)
 

@@ -83,6 +83,7 @@ def _gauges() -> Iterator[Series]:
     yield "suanli_stored_bytes", "gauge", "", [('institution="uni-a"', 5e11, 0), ('institution="uni-b"', 1e9, 0)]
     yield "suanli_stored_quota_bytes", "gauge", "", [('institution="uni-a"', 1e12, 0)]
     yield "suanli_artifact_store_bytes", "gauge", "", [(_TARGET, 4e11, 0)]
+    yield "suanli_artifact_collector_last_run_timestamp_seconds", "gauge", "", [(_TARGET, END_S - 3_600, 0)]
     yield "suanli_artifact_collected_bytes_total", "counter", "", [(_TARGET, 0.0, 100.0)]
     limited = [(f'{_TARGET},method="/suanli.v1.JobService/ListJobs",limit="user_calls"', 0.0, 0.01)]
     yield "suanli_rpc_limited_total", "counter", "", limited
