@@ -2,7 +2,10 @@
 
 Layout below the store's URL: ``sha256/ab/abcdef...`` holds the bytes whose SHA-256 that is. A folder is a *manifest*,
 canonical JSON ``{"files":[{"mode":420,"path":"a/b","sha256":"...","size":3}],"version":1}`` with paths in order, and is
-itself a blob. A reference is ``sha256:<64 hex digits>``. Equal content is stored once; nothing is ever overwritten.
+itself a blob. A reference is ``sha256:<64 hex digits>``. Equal content is stored once.
+
+Whoever stores what is there already renews its age (``RENEWED_AFTER_S``), so that a collector, which removes only what is old,
+never removes what somebody is about to refer to. What removes blobs is ``artifacts.sweeping``.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import re
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -24,6 +28,8 @@ import fsspec
 MAX_FILES = 100_000
 MAX_BYTES = 64 * 1024**3
 MAX_MANIFEST_BYTES = 64 * 1024**2
+RENEWED_AFTER_S = 3_600
+"""A blob that is stored again is made young again when it is older than this; a collector must be far more patient."""
 _CHUNK = 1 << 20
 _REF = re.compile(r"sha256:([0-9a-f]{64})")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -83,7 +89,8 @@ class ArtifactStore:
     """
 
     def __init__(self, url: str, scratch: str | Path | None = None, **options: Any) -> None:
-        self._fs, self._root = fsspec.core.url_to_fs(url, **options)
+        # Other processes add and remove blobs: what a listing once said must not be believed later.
+        self._fs, self._root = fsspec.core.url_to_fs(url, use_listings_cache=False, **options)
         self._local = "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,))
         if self._local:
             scratch = Path(self._root, "tmp")
@@ -95,7 +102,7 @@ class ArtifactStore:
     def put_bytes(self, content: bytes) -> str:
         """Store bytes and return their reference."""
         digest = hashlib.sha256(content).hexdigest()
-        if not self._has(digest):
+        if not self._renewed(digest):
             with self._scratch_file() as (file, path):
                 file.write(content)
                 self._adopt(file, path, digest)
@@ -117,6 +124,18 @@ class ArtifactStore:
 
     def _has(self, digest: str) -> bool:
         return bool(os.path.exists(self._blob(digest)) if self._local else self._fs.exists(self._blob(digest)))
+
+    def _renewed(self, digest: str) -> bool:
+        """Whether the blob is there and, by now, young; where it is old and cannot be made young, it must be stored again."""
+        path = self._blob(digest)
+        try:
+            if self._local:
+                if time.time() - os.stat(path).st_mtime > RENEWED_AFTER_S:
+                    os.utime(path)
+                return True
+            return bool(time.time() - self._fs.modified(path).timestamp() <= RENEWED_AFTER_S)
+        except FileNotFoundError:
+            return False
 
     def _open(self, digest: str) -> IO[bytes]:
         path = self._blob(digest)
@@ -206,7 +225,7 @@ class ArtifactStore:
             if base is not None and not _is_below(source.fileno(), base):
                 raise _UnusableError("it is not in this folder any more")
             digest, size = _copy(source, file, room)
-            if not self._has(digest):
+            if not self._renewed(digest):
                 self._adopt(file, scratch, digest)
         return Entry(name, digest, size, 0o755 if status.st_mode & 0o100 else 0o644)
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from artifacts import MAX_BYTES, ArtifactError, ArtifactStore, Entry, digest_of, reference
-from scheduler.catalog.artifacts import FileEntry
+from artifacts import MAX_BYTES, ArtifactError, ArtifactStore, Entry, Sweeper, digest_of, reference
+from scheduler.catalog.artifacts import FileEntry, StoredBlob
 
 
 class PlatformArtifacts(ArtifactStore):
-    """Implements ``scheduler.catalog.artifacts.ArtifactStore``."""
+    """Implements ``scheduler.catalog.artifacts.SweptStore``."""
 
     def has(self, digest: str) -> bool:
         """Whether the blob is there."""
@@ -47,3 +48,23 @@ class PlatformArtifacts(ArtifactStore):
             self._put_file(str(file), file.relative_to(path).as_posix(), MAX_BYTES) for file in files
         ]
         return self.put_manifest(entries)
+
+    def blob_size(self, digest: str) -> int:
+        """In bytes. ``FileNotFoundError``."""
+        return int(self._fs.size(self._blob(digest_of(digest))))
+
+    def list_blobs(self, prefix: str) -> Iterator[StoredBlob]:
+        """Those whose digests begin with two hex digits."""
+        return (StoredBlob(*blob) for blob in Sweeper(self).blobs(prefix))
+
+    def remove(self, digest: str, before_ms: int) -> bool:
+        """Remove a blob unless it is younger than ``before_ms`` by now; says whether it did."""
+        return Sweeper(self).remove(digest, before_ms)
+
+    def recover(self) -> None:
+        """Put back what a sweep that was killed had set aside."""
+        Sweeper(self).recover()
+
+    def owner(self, claim: str) -> str:
+        """Who has claimed the store: ``claim``, if nobody had."""
+        return Sweeper(self).owner(claim)

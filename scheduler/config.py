@@ -66,6 +66,14 @@ class Config:
     """The keys below: how much of the server one caller may take up."""
     oidc: Oidc = NO_OIDC
     """Whose tokens are taken beside API keys: the keys below; none: nobody's."""
+    collect_artifacts_hours: int = 24
+    """How often blobs that nobody holds are removed from the artifact store, in hours; 0: never. The first time an hour after the start."""
+    artifacts_grace_hours: int = 24
+    """A blob is removed so many hours after it was stored last, at the earliest. 2 to 8,760."""
+    results_retention_days: int = 0
+    """Results, checkpoints and logs of jobs that have ended are deleted so many days after they were stored; 0: never."""
+    uploads_retention_days: int = 0
+    """Uploads are deleted so many days after they were first sent, unless unfinished jobs need them; 0: never."""
     log_level: str = "info"
     """debug, info, warning or error."""
 
@@ -79,6 +87,11 @@ class Config:
                 )
         if self.metrics_listen:
             split_address(self.metrics_listen, "metrics_listen")
+        _bounded("collect_artifacts_hours", self.collect_artifacts_hours, 0, 8_760)
+        # Not less than clocks may differ, and than a blob goes on being taken for young (an hour).
+        _bounded("artifacts_grace_hours", self.artifacts_grace_hours, 2, 8_760)
+        _bounded("results_retention_days", self.results_retention_days, 0, 36_500)
+        _bounded("uploads_retention_days", self.uploads_retention_days, 0, 36_500)
         _bounded("heartbeat_interval_ms", self.heartbeat_interval_ms, 100, 60_000)
         _bounded("verify_ledger_hours", self.verify_ledger_hours, 0, 8_760)
         _bounded("lease_ttl_ms", self.lease_ttl_ms, 3 * self.heartbeat_interval_ms, 600_000)

@@ -27,6 +27,7 @@ from scheduler.api.metrics import Metrics
 from scheduler.api.permissions import Role
 from scheduler.api.serving import ApiServer
 from scheduler.api.tls import ConfigurationError
+from scheduler.artifact_keeper import DAY_MS, ArtifactKeeper, KeeperSettings
 from scheduler.artifact_store import PlatformArtifacts
 from scheduler.audit_key import load_audit_key
 from scheduler.catalog.catalogue import Catalogue, load_catalogue
@@ -97,7 +98,7 @@ async def serve(config: Config) -> int:
     config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     if config.ready_file is not None:
         config.ready_file.unlink(missing_ok=True)
-    async with _parts(config) as (control_plane, api, metrics):
+    async with _parts(config) as (control_plane, api, metrics, keeper):
         addresses = await _listen(config, api)
         async with _http(config, control_plane, metrics) as metrics_address:
             leading = asyncio.create_task(control_plane.start())
@@ -110,7 +111,8 @@ async def serve(config: Config) -> int:
                     gc.collect()
                     gc.freeze()
                     await _lead(config, control_plane, api, addresses | {"metrics_listen": metrics_address})
-                    await _first(stopped, control_plane.failure)
+                    async with _running(keeper):
+                        await _first(stopped, control_plane.failure)
             finally:
                 leading.cancel()
                 stopped.cancel()
@@ -128,7 +130,18 @@ async def _first(*futures: asyncio.Future[Any]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _parts(config: Config) -> AsyncIterator[tuple[ControlPlane, ApiServer, Metrics]]:
+async def _running(keeper: ArtifactKeeper) -> AsyncIterator[None]:
+    """The keeper at work meanwhile."""
+    keeping = asyncio.create_task(keeper.run())
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def _parts(config: Config) -> AsyncIterator[tuple[ControlPlane, ApiServer, Metrics, ArtifactKeeper]]:
     """Everything, made and in the end put away."""
     uploads = config.state_dir / "uploads"
     # What an earlier process was sent and did not finish.
@@ -161,11 +174,25 @@ async def _parts(config: Config) -> AsyncIterator[tuple[ControlPlane, ApiServer,
         tls=config.tls,
         limits=config.limits,
     )
+
+    def store_catalogue() -> list[str]:
+        return [algorithm.folder for algorithm in load_catalogue(config.algorithms_dir, artifact_store).all()]
+
+    kept = KeeperSettings(
+        config.collect_artifacts_hours * HOUR_MS,
+        config.artifacts_grace_hours * HOUR_MS,
+        config.results_retention_days * DAY_MS,
+        config.uploads_retention_days * DAY_MS,
+    )
+    keeper = ArtifactKeeper(
+        control_plane, artifact_store, codec, WallClock(), RandomIds(), store_catalogue, kept, metrics
+    )
     try:
-        yield control_plane, api, metrics
+        yield control_plane, api, metrics, keeper
     finally:
         await control_plane.stop()
         artifacts.close()
+        keeper.close()
         await asyncio.to_thread(store.close)
 
 
@@ -219,6 +246,7 @@ async def _lead(config: Config, service: Service, api: ApiServer, addresses: dic
     """Begin to serve, and say so."""
     if config.bootstrap_admin_key_file is not None:
         await bootstrap_admin(service, config.bootstrap_admin_key_file)
+    await api.limiting.remember_uploads(service, WallClock().now_ms())
     await api.serving(True)
     log.info("serving on %s", addresses["listen"])
     if config.ready_file is not None:

@@ -10,8 +10,9 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Unpack
 
-from protos.suanli.v1 import admin_pb2, budgets_pb2, common_pb2, jobs_pb2, prices_pb2, usage_pb2
+from protos.suanli.v1 import admin_pb2, artifacts_pb2, budgets_pb2, common_pb2, jobs_pb2, prices_pb2, usage_pb2
 from suanli import functions, transfer
+from suanli.artifact_choice import ArtifactChoice, Deleted, filter_of
 from suanli.connection import Connection, connect
 from suanli.errors import InvalidArgument, WaitTimeout
 from suanli.folder import PackedFolder, pack, pack_files
@@ -119,7 +120,7 @@ class AsyncClient:
     ) -> jobs_pb2.SubmitJobsResponse:
         if not 1 <= len(jobs) <= MAX_BATCH:
             raise InvalidArgument(f"{len(jobs):,} jobs in one call; give 1 to {MAX_BATCH:,}.", field="jobs")
-        folders: dict[tuple[str, str], str] = {}
+        folders: dict[tuple[str, ...], str] = {}
         specs = []
         for index, options in enumerate(jobs):
             try:
@@ -145,20 +146,25 @@ class AsyncClient:
         return spec
 
     async def _with_folder(
-        self, options: Mapping[str, Any], known: dict[tuple[str, str], str]
+        self, options: Mapping[str, Any], known: dict[tuple[str, ...], str]
     ) -> tuple[dict[str, Any], str]:
         """Upload the folder, or the single script, that the options name; once for equal ones of a batch."""
         found = dict(options)
         folder, script = found.pop("folder", None), found.get("script")
         if folder is None and script is None:
             return found, ""
-        key = (str(folder), "" if folder is not None else str(script))
+        holder = self._holder(found.get("institution"), found.get("project"))
+        key = (str(folder), "" if folder is not None else str(script), *holder)
         if folder is None:
             found["script"] = Path(str(script)).name
         if key not in known:
             packed = await asyncio.to_thread(_packed, folder, script)
-            known[key] = await transfer.upload(self.connection, packed)
+            known[key] = await transfer.upload(self.connection, packed, holder)
         return found, known[key]
+
+    def _holder(self, institution: object, project: object) -> transfer.Holder:
+        """Whoever a job is of holds its folder."""
+        return transfer.Holder(str(institution or self.settings.institution), str(project or ""))
 
     # --- functions ------------------------------------------------------------------------------------------------
 
@@ -216,7 +222,8 @@ class AsyncClient:
         given["script"] = functions.RUNNER
         spec = build_spec(given)
         packed = await asyncio.to_thread(functions.pack_call, function, calls)
-        spec.working_folder = await transfer.upload(self.connection, packed)
+        holder = self._holder(spec.institution, spec.project)
+        spec.working_folder = await transfer.upload(self.connection, packed, holder)
         response = await self._send(jobs_pb2.SubmitJobsRequest(jobs=[spec], request_id=str(uuid.uuid4())))
         return AsyncJob(self, response.job_ids[0])
 
@@ -363,6 +370,49 @@ class AsyncClient:
             include_running=running,
         )
         return usage_of(await self.connection.call(self.connection.usage.GetUsage, request, idempotent=True), tuple(by))
+
+    async def artifacts(
+        self, *, largest_first: bool = False, limit: int | None = None, **chosen: Unpack[ArtifactChoice]
+    ) -> AsyncGenerator[artifacts_pb2.Artifact, None]:
+        """Yield what is kept in the artifact store, the newest first. ``ArtifactChoice`` lists the keywords that choose."""
+        order = artifacts_pb2.ARTIFACT_ORDER_LARGEST if largest_first else artifacts_pb2.ARTIFACT_ORDER_NEWEST
+        request = artifacts_pb2.ListArtifactsRequest(filter=filter_of(chosen), order=order)
+        left = limit
+        while left is None or left > 0:
+            request.page_size = 500 if left is None else min(500, left)
+            page = await self.connection.call(self.connection.artifacts.ListArtifacts, request, idempotent=True)
+            for one in page.artifacts:
+                yield one
+            left = None if left is None else left - len(page.artifacts)
+            request.page_token = page.next_page_token
+            if not page.next_page_token:
+                return
+
+    async def delete_artifacts(
+        self, *, reason: str = "", dry_run: bool = False, **chosen: Unpack[ArtifactChoice]
+    ) -> Deleted:
+        """Delete what is kept of jobs, digests, kinds or an age; what unfinished jobs need stays. ``dry_run``: only say how much."""
+        request = artifacts_pb2.DeleteArtifactsRequest(filter=filter_of(chosen), reason=reason, validate_only=dry_run)
+        deleted = Deleted(0, 0, 0)
+        while True:
+            part = await self.connection.call(self.connection.artifacts.DeleteArtifacts, request, idempotent=True)
+            deleted = Deleted(
+                deleted.items + part.items, deleted.size_bytes + part.size_bytes, deleted.kept + part.kept
+            )
+            request.page_token = part.next_page_token
+            if not part.next_page_token:
+                return deleted
+
+    async def storage(self, institution: str = "") -> list[artifacts_pb2.Storage]:
+        """Return how much is stored, by project, beside the quotas on it."""
+        request = artifacts_pb2.GetStorageRequest(institution=institution)
+        found: list[artifacts_pb2.Storage] = []
+        while True:
+            page = await self.connection.call(self.connection.artifacts.GetStorage, request, idempotent=True)
+            found += page.storage
+            request.page_token = page.next_page_token
+            if not page.next_page_token:
+                return found
 
     async def algorithms(self) -> list[jobs_pb2.Algorithm]:
         """Return the catalogue."""

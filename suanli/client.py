@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
-from protos.suanli.v1 import admin_pb2, budgets_pb2, jobs_pb2, prices_pb2
+from protos.suanli.v1 import admin_pb2, artifacts_pb2, budgets_pb2, jobs_pb2, prices_pb2
 from suanli.aio import AsyncClient
+from suanli.artifact_choice import ArtifactChoice, Deleted
 from suanli.info import JobInfo
 from suanli.job import AsyncJob
 from suanli.settings import Settings
@@ -185,6 +186,20 @@ class Client:
             limit=limit,
         )
         return self._loop.iterate(found)
+
+    def artifacts(
+        self, *, largest_first: bool = False, limit: int | None = None, **chosen: Unpack[ArtifactChoice]
+    ) -> Iterator[artifacts_pb2.Artifact]:
+        """Yield what is kept in the artifact store, the newest first. ``ArtifactChoice`` lists the keywords that choose."""
+        return self._loop.iterate(self._async.artifacts(largest_first=largest_first, limit=limit, **chosen))
+
+    def delete_artifacts(self, *, reason: str = "", dry_run: bool = False, **chosen: Unpack[ArtifactChoice]) -> Deleted:
+        """Delete what is kept of jobs, digests, kinds or an age; what unfinished jobs need stays. ``dry_run``: only say how much."""
+        return self._loop.run(self._async.delete_artifacts(reason=reason, dry_run=dry_run, **chosen))
+
+    def storage(self, institution: str = "") -> list[artifacts_pb2.Storage]:
+        """Return how much is stored, by project, beside the quotas on it."""
+        return self._loop.run(self._async.storage(institution))
 
     def watch(
         self, *, after_sequence: int = -1, job_ids: Sequence[str] = (), institution: str = "", project: str = ""

@@ -15,13 +15,21 @@ import grpc.aio
 
 from protos.suanli.v1 import (
     admin_pb2_grpc,
+    artifacts_pb2_grpc,
     audit_pb2_grpc,
     data_pb2_grpc,
     jobs_pb2_grpc,
     regions_pb2_grpc,
     usage_pb2_grpc,
 )
-from suanli.errors import ConfigurationError, SuanliError, Unauthenticated, Unavailable, from_rpc
+from suanli.errors import (
+    ConfigurationError,
+    ResourceExhausted,
+    SuanliError,
+    Unauthenticated,
+    Unavailable,
+    from_rpc,
+)
 from suanli.settings import Settings, logins_file
 from suanli.sign_in.bearer import Bearer
 
@@ -34,6 +42,8 @@ T = TypeVar("T")
 
 TIMEOUT_S: Final = 60.0
 PATIENCE_S: Final = 10.0
+TOLD_S: Final = 300.0
+"""For so long in all a call waits because the control plane tells it to come again later."""
 _MAX_SEND_BYTES: Final = 16 << 20
 # The control plane may answer with more than it takes.
 _MAX_RECEIVE_BYTES: Final = 64 << 20
@@ -85,8 +95,28 @@ class Backoff:
         self._next_s = 0.1
 
 
+class _Told:
+    """What one call has waited because it was told to."""
+
+    def __init__(self, connection: Connection, chance: Callable[[], float] = random.random) -> None:
+        self._connection = connection
+        self._chance = chance
+        self._left_s = TOLD_S
+
+    async def wait(self, error: ResourceExhausted) -> None:
+        """Wait as long as the refusal says, and a little longer, so that not all come back at once; raise it where that is too long."""
+        # Never earlier: who comes too early is refused again.
+        pause_s = error.retry_s + (0.1 + error.retry_s / 10) * self._chance()
+        self._left_s -= pause_s
+        if not error.retry_s or self._left_s < 0:
+            raise error
+        if self._connection.on_wait is not None:
+            self._connection.on_wait(pause_s, error)
+        await asyncio.sleep(pause_s)
+
+
 class Connection:
-    """The stubs ``jobs``, ``admin``, ``usage``, ``audit`` and ``regions`` on one channel.
+    """The stubs ``jobs``, ``admin``, ``usage``, ``artifacts``, ``audit``, ``data`` and ``regions`` on one channel.
 
     Every call carries the key. Every failure, of a stub's method as of ``call``, is a ``SuanliError``; ``call`` also
     tries again. Made by ``connect`` inside a running event loop, and used within that loop only.
@@ -95,11 +125,14 @@ class Connection:
     def __init__(self, settings: Settings, patience_s: float = PATIENCE_S) -> None:
         self.settings = settings
         self.patience_s = patience_s
+        self.on_wait: Callable[[float, SuanliError], None] | None = None
+        """Told for how many seconds a call is going to wait, and why, when the control plane asks it to."""
         self._bearer = Bearer(settings.api_key, settings.login, logins_file())
         self.channel = _channel(settings, self._bearer)
         self.jobs = jobs_pb2_grpc.JobServiceStub(self.channel)
         self.admin = admin_pb2_grpc.AdminServiceStub(self.channel)
         self.usage = usage_pb2_grpc.UsageServiceStub(self.channel)
+        self.artifacts = artifacts_pb2_grpc.ArtifactServiceStub(self.channel)
         self.audit = audit_pb2_grpc.AuditServiceStub(self.channel)
         self.data = data_pb2_grpc.DataServiceStub(self.channel)
         self.regions = regions_pb2_grpc.RegionServiceStub(self.channel)
@@ -130,20 +163,31 @@ class Connection:
         async def once() -> Response:
             return await method(request, timeout=timeout_s)
 
-        return await (self.persist(once) if idempotent else once())
+        return await (self.persist(once) if idempotent else self._as_told(once, _Told(self)))
 
     async def persist(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do work that may be repeated until it is not ``Unavailable``, or ``patience_s`` seconds have passed."""
-        backoff = Backoff()
+        """Do work that may be repeated until it is not ``Unavailable``, or ``patience_s`` seconds have passed.
+
+        Where the control plane says when to come again, it is done so, ``TOLD_S`` seconds of waiting in all.
+        """
+        backoff, told = Backoff(), _Told(self)
         deadline = time.monotonic() + self.patience_s
         while True:
             try:
-                return await work()
+                return await self._as_told(work, told)
             except Unavailable:
                 pause_s = backoff.pause_s()
                 if time.monotonic() + pause_s > deadline:
                     raise
                 await asyncio.sleep(pause_s)
+
+    async def _as_told(self, work: Callable[[], Awaitable[T]], told: _Told) -> T:
+        """Do work that a refusal leaves undone, so that it may be done again, whatever it is."""
+        while True:
+            try:
+                return await work()
+            except ResourceExhausted as error:
+                await told.wait(error)
 
     async def stream(self, method: Streaming[Request, Item], request: Request) -> AsyncGenerator[Item, None]:
         """The answers of a streaming method, once; closing the iterator ends the call."""
@@ -160,7 +204,7 @@ class Connection:
         Before the first answer it gives up after ``patience_s`` seconds of pauses, so that a wrong address shows; after
         it, never: what is waited for may take days, and the caller has a clock of its own.
         """
-        backoff = Backoff()
+        backoff, told = Backoff(), _Told(self)
         left_s = self.patience_s
         renew = False
         while True:
@@ -178,6 +222,9 @@ class Connection:
                     raise
                 renew = False
                 pause_s = backoff.pause_s()
+            except ResourceExhausted as error:
+                await told.wait(error)
+                continue
             except Unavailable:
                 pause_s = backoff.pause_s()
                 left_s -= pause_s

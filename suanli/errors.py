@@ -39,11 +39,13 @@ class SuanliError(Exception):
     """Base of all errors of the SDK.
 
     ``message`` is a sentence for people, ``reason`` an UPPER_SNAKE_CASE constant for programs, ``field`` the path of
-    the field at fault ("jobs[0].resources.cpu_milli") or empty; ``exit_code`` is what a command should end with.
+    the field at fault ("jobs[0].resources.cpu_milli") or empty; ``exit_code`` is what a command should end with;
+    ``retry_s`` after how many seconds the control plane says that the same may work (0: it does not say).
     """
 
     default_reason: ClassVar[str] = "ERROR"
     exit_code: int = 1
+    retry_s: float = 0.0
 
     def __init__(self, message: str, *, reason: str = "", field: str = "") -> None:
         super().__init__(message)
@@ -221,9 +223,12 @@ def from_rpc(error: grpc.aio.AioRpcError, address: str) -> SuanliError:
     """The error of a failed call to the control plane at ``address``."""
     kind = _OF_STATUS.get(error.code(), Internal)
     details = error.details() or ""
-    info = _info(error.trailing_metadata() or ())
+    info, retry_s = _info(error.trailing_metadata() or ())
     if info is not None:
-        return kind(details, reason=info.reason, field=info.metadata.get("field", ""))
+        made = kind(details, reason=info.reason, field=info.metadata.get("field", ""))
+        if retry_s > 0:
+            made.retry_s = retry_s
+        return made
     # No ErrorInfo: it is gRPC's own failure, or the other side is no Suanli.
     if kind is Unavailable:
         return Unavailable(f"The control plane at {address} cannot be reached: {_cause(details)}", reason="UNREACHABLE")
@@ -238,19 +243,23 @@ def from_rpc(error: grpc.aio.AioRpcError, address: str) -> SuanliError:
     return kind(f"{details or 'The call failed'} (gRPC: {error.code().name}, from {address})")
 
 
-def _info(metadata: Iterable[tuple[str, str | bytes]]) -> error_details_pb2.ErrorInfo | None:
+def _info(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[error_details_pb2.ErrorInfo | None, float]:
+    """What the control plane says of its refusal, and after how many seconds it wants to be asked again."""
     packed = dict(metadata).get(_DETAILS_KEY)
+    found: error_details_pb2.ErrorInfo | None = None
+    retry = error_details_pb2.RetryInfo()
     if not isinstance(packed, bytes):
-        return None
+        return None, 0.0
     try:
-        status = status_pb2.Status.FromString(packed)
-        info = error_details_pb2.ErrorInfo()
-        for detail in status.details:
+        for detail in status_pb2.Status.FromString(packed).details:
+            info = error_details_pb2.ErrorInfo()
             if detail.Is(info.DESCRIPTOR) and detail.Unpack(info) and info.domain == _SERVER_DOMAIN:
-                return info
+                found = found or info
+            elif detail.Is(retry.DESCRIPTOR):
+                detail.Unpack(retry)
     except DecodeError:
-        return None
-    return None
+        return None, 0.0
+    return found, retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
 
 
 def _cause(details: str) -> str:

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
+from typing import NamedTuple
 
 from artifacts import is_safe_path
 from protos.suanli.v1 import jobs_pb2
@@ -24,24 +25,36 @@ _ASK_AT_ONCE = 10_000
 _UPLOAD_TIMEOUT_S = 3600.0
 
 
-async def upload(connection: Connection, packed: PackedFolder) -> str:
-    """Store what the artifact store lacks and return the folder's manifest."""
-    await upload_blobs(connection, packed.blobs)
+class Holder(NamedTuple):
+    """Who is to hold an upload. Empty: the caller's institution, its project "default"."""
+
+    institution: str = ""
+    project: str = ""
+
+
+NOBODY = Holder()
+
+
+async def upload(connection: Connection, packed: PackedFolder, holder: Holder = NOBODY) -> str:
+    """Store what the institution does not hold yet and return the folder's manifest."""
+    await upload_blobs(connection, packed.blobs, holder)
     return packed.manifest
 
 
-async def upload_blobs(connection: Connection, blobs: tuple[LocalBlob, ...]) -> None:
+async def upload_blobs(connection: Connection, blobs: tuple[LocalBlob, ...], holder: Holder = NOBODY) -> None:
     """Store blobs that are missing; the last one after all others, since it names them."""
     missing: set[str] = set()
     digests = list(dict.fromkeys(blob.digest for blob in blobs))
     for start in range(0, len(digests), _ASK_AT_ONCE):
-        request = jobs_pb2.FindMissingBlobsRequest(digests=digests[start : start + _ASK_AT_ONCE])
+        request = jobs_pb2.FindMissingBlobsRequest(
+            digests=digests[start : start + _ASK_AT_ONCE], institution=holder.institution
+        )
         missing.update((await connection.call(connection.jobs.FindMissingBlobs, request, idempotent=True)).digests)
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def send(blob: LocalBlob) -> None:
         async with gate:
-            await connection.persist(lambda: _send(connection, blob))
+            await connection.persist(lambda: _send(connection, blob, holder))
 
     wanted = [blob for blob in blobs if blob.digest in missing]
     for group in (wanted[:-1], wanted[-1:]):
@@ -63,10 +76,10 @@ async def _task_group() -> AsyncIterator[asyncio.TaskGroup]:
         raise first from None
 
 
-async def _send(connection: Connection, blob: LocalBlob) -> None:
+async def _send(connection: Connection, blob: LocalBlob, holder: Holder) -> None:
     problem: list[OSError] = []
     try:
-        await connection.jobs.UploadBlob(_noting(_chunks(blob), problem), timeout=_UPLOAD_TIMEOUT_S)
+        await connection.jobs.UploadBlob(_noting(_chunks(blob, holder), problem), timeout=_UPLOAD_TIMEOUT_S)
     except (SuanliError, asyncio.CancelledError) as error:
         if problem:
             raise FolderError(f"{blob.path} cannot be read: {problem[0].strerror or problem[0]}.") from None
@@ -87,8 +100,8 @@ async def _noting(
         raise
 
 
-async def _chunks(blob: LocalBlob) -> AsyncIterator[jobs_pb2.UploadBlobRequest]:
-    first = jobs_pb2.UploadBlobRequest(digest=blob.digest)
+async def _chunks(blob: LocalBlob, holder: Holder) -> AsyncIterator[jobs_pb2.UploadBlobRequest]:
+    first = jobs_pb2.UploadBlobRequest(digest=blob.digest, institution=holder.institution, project=holder.project)
     if blob.path is None:
         view = memoryview(blob.content)
         for start in range(0, len(view), CHUNK_BYTES):

@@ -32,6 +32,7 @@ from tools.dashboard_queries import (
     share,
     used,
 )
+from tools.dashboard_storage import storage
 
 FOLDER = Path(__file__).resolve().parent.parent / "helm" / "suanli" / "files" / "dashboards"
 VARIABLES = ("institution", "project", "region", "pool")
@@ -308,6 +309,7 @@ def _queue() -> list[Panel]:
             "short",
             8,
         ),
+        *storage(MINE),
     ]
 
 

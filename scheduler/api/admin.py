@@ -8,7 +8,7 @@ from scheduler.api.permissions import Role, Scope
 from scheduler.api.visibility import Caller, institution_scope, require_led
 from scheduler.domain.errors import PermissionDenied
 from scheduler.domain.records import QuotaRecord
-from scheduler.service.contract import Service
+from scheduler.service.contract import AS_IT_WAS, Service
 from scheduler.wire import admin as wire
 from scheduler.wire import check
 
@@ -130,9 +130,9 @@ class AdminApi:
         """``PermissionDenied`` when a limit is above the present one: a project's share of its institution is the admin's to widen."""
         of_institution = await self._service.list_quotas(record.institution)
         before = next((each.record for each in of_institution if each.record.project == record.project), None)
-        for name in ("cpu_milli", "memory_mib", "gpu_milli", "pending_jobs"):
+        for name in ("cpu_milli", "memory_mib", "gpu_milli", "pending_jobs", "stored_mib"):
             limit, present = getattr(record, name), -1 if before is None else getattr(before, name)
-            if present >= 0 and not 0 <= limit <= present:
+            if present >= 0 and limit != AS_IT_WAS and not 0 <= limit <= present:
                 raise PermissionDenied(
                     f"quota.{name}: whoever leads a project may lower its limits only (now {present:,}); ask an admin.",
                     reason="QUOTA_OF_INSTITUTION",

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import IO, TypeVar
+from typing import IO, NamedTuple, Protocol, TypeVar
 
 from protos.suanli.v1 import jobs_pb2
 from scheduler.api.data import require_export
 from scheduler.api.gate import first_of
 from scheduler.api.limiting import Limiting
-from scheduler.api.visibility import Caller, tell_foreign, visible_jobs
+from scheduler.api.visibility import Caller, institution_scope, project_scope, tell_foreign, visible_jobs
 from scheduler.catalog.artifacts import ArtifactStore, FileEntry
 from scheduler.domain.errors import (
     FailedPrecondition,
@@ -24,8 +24,10 @@ from scheduler.domain.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from scheduler.domain.holdings import HoldingKind
 from scheduler.domain.records import JobRecord
 from scheduler.service.contract import Service
+from scheduler.service.storage_contract import Upload
 from scheduler.wire import check
 from scheduler.wire.cache import BoundedCache
 
@@ -37,6 +39,7 @@ MAX_UPLOADS = 32
 # So that nobody keeps everybody else from uploading.
 MAX_UPLOADS_OF_USER = 16
 IDLE_TIMEOUT_S = 120.0
+DEFAULT_PROJECT = "default"
 _THREADS = 8
 # Paths of known folders, kept so that a thousand jobs with one folder ask the store once.
 _KNOWN_PATHS = 200_000
@@ -49,7 +52,7 @@ class Artifacts:
         self._store = store
         self.uploads = uploads
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="suanli-artifacts")
-        self._folders: BoundedCache[str, frozenset[str]] = BoundedCache(_KNOWN_PATHS)
+        self._folders: BoundedCache[str, Mapping[str, str]] = BoundedCache(_KNOWN_PATHS)
 
     async def run(self, work: Callable[[], T]) -> T:
         """Do blocking work in a thread. ``Unavailable`` when the storage is away."""
@@ -74,13 +77,13 @@ class Artifacts:
         except ValueError as error:
             raise NotFound(f"{digest} is not the manifest of a folder.", reason="NOT_A_FOLDER") from error
 
-    async def folder_paths(self, digest: str) -> frozenset[str]:
-        """The paths in a folder, from memory where they are known."""
-        paths = self._folders.get(digest)
-        if paths is None:
-            paths = frozenset(entry.path for entry in await self.folder(digest))
-            self._folders.put(digest, paths, len(paths) + 1)
-        return paths
+    async def folder_files(self, digest: str) -> Mapping[str, str]:
+        """The digests of the files in a folder by path, from memory where they are known."""
+        files = self._folders.get(digest)
+        if files is None:
+            files = {entry.path: entry.digest for entry in await self.folder(digest)}
+            self._folders.put(digest, files, len(files) + 1)
+        return files
 
     async def keep(self, path: Path, digest: str) -> None:
         """Store a local file."""
@@ -100,14 +103,37 @@ class Artifacts:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
 
+class Holder(NamedTuple):
+    """Who is to hold an upload."""
+
+    institution: str
+    project: str
+
+
+class UploadAccess(Protocol):
+    """See ``scheduler.api.artifact_access.ArtifactAccess``."""
+
+    async def uploads(
+        self, caller: Caller, institution: str, digests: Sequence[str], project: str = ""
+    ) -> frozenset[str]:
+        """Which of these an institution (or one project of it) has uploaded."""
+        ...
+
+
 class BlobApi:
     """The methods of JobService that move bytes."""
 
     def __init__(
-        self, service: Service, artifacts: Artifacts, limiting: Limiting, max_blob_bytes: int = MAX_BLOB_BYTES
+        self,
+        service: Service,
+        artifacts: Artifacts,
+        access: UploadAccess,
+        limiting: Limiting,
+        max_blob_bytes: int = MAX_BLOB_BYTES,
     ) -> None:
         self._service = service
         self._artifacts = artifacts
+        self._access = access
         self._limiting = limiting
         self._max_bytes = max_blob_bytes
         self._uploads: Counter[str] = Counter()
@@ -115,11 +141,15 @@ class BlobApi:
     async def find_missing_blobs(
         self, request: jobs_pb2.FindMissingBlobsRequest, caller: Caller
     ) -> jobs_pb2.FindMissingBlobsResponse:
-        """Which blobs need be uploaded."""
-        del caller
+        """Which blobs need be uploaded: those that the institution does not hold, whoever else may."""
         check.count(len(request.digests), MAX_DIGESTS, "digests", "digests")
         digests = [check.digest(digest, f"digests[{index}]") for index, digest in enumerate(request.digests)]
-        return jobs_pb2.FindMissingBlobsResponse(digests=await self._artifacts.missing(digests))
+        institution = institution_scope(caller, request.institution, "institution")
+        held = await self._access.uploads(caller, institution, digests)
+        gone = frozenset(await self._artifacts.missing([digest for digest in digests if digest in held]))
+        return jobs_pb2.FindMissingBlobsResponse(
+            digests=[digest for digest in digests if digest not in held or digest in gone]
+        )
 
     async def upload_blob(
         self, requests: AsyncIterator[jobs_pb2.UploadBlobRequest], caller: Caller
@@ -140,6 +170,10 @@ class BlobApi:
     ) -> jobs_pb2.UploadBlobResponse:
         request = await first_of(requests, IDLE_TIMEOUT_S, "digest")
         digest = check.digest(request.digest, "digest")
+        holder = self._holder(request, caller)
+        # What is held already takes no more room, however often it is sent.
+        counted = digest not in await self._access.uploads(caller, holder.institution, [digest], holder.project)
+        incoming = 0
         file = await self._artifacts.run(self._scratch)
         try:
             hasher, size = hashlib.sha256(), 0
@@ -148,6 +182,9 @@ class BlobApi:
                     check.invalid("digest", "it is given in the first message only.")
                 size += len(request.data)
                 self._check_size(len(request.data), size)
+                if counted:
+                    self._service.take_in(*holder, len(request.data))
+                    incoming += len(request.data)
                 self._limiting.upload(caller, len(request.data))
                 await self._artifacts.run(_appending(file, hasher, request.data))
                 request = await _following(requests)
@@ -159,10 +196,28 @@ class BlobApi:
                     field="digest",
                 )
             await self._artifacts.run(file.flush)
+            # Stored first: what is recorded is there. What is killed in between is nobody's, and is collected some day.
             await self._artifacts.keep(Path(file.name), digest)
+            await self._service.hold_uploads(*holder, caller.user, [Upload(digest, size)])
+            if await self._artifacts.missing([digest]):
+                # It was there before, was old and nobody's, and has just been collected.
+                await self._artifacts.keep(Path(file.name), digest)
         finally:
+            self._service.give_back(*holder, incoming)
             await asyncio.shield(self._artifacts.run(file.close))
         return jobs_pb2.UploadBlobResponse(digest=digest, size_bytes=size)
+
+    def _holder(self, request: jobs_pb2.UploadBlobRequest, caller: Caller) -> Holder:
+        institution = institution_scope(caller, request.institution, "institution")
+        project = project_scope(caller, request.project, "project")
+        check.optional_slug(institution, "institution", "an institution's id")
+        check.optional_slug(project, "project", "a project's id")
+        if not institution and project:
+            check.invalid("project", "name the institution, too.")
+        # What the platform's own people send for nobody is the platform's.
+        holder = Holder(institution, (project or DEFAULT_PROJECT) if institution else "")
+        self._service.take_in(*holder, 0)
+        return holder
 
     def _scratch(self) -> IO[bytes]:
         self._artifacts.uploads.mkdir(parents=True, exist_ok=True)
@@ -223,6 +278,8 @@ class BlobApi:
                 reason="IS_ARRAY",
                 field="job_id",
             )
+        if record.results and not await self._service.holds_output(record, HoldingKind.RESULT):
+            raise NotFound(f"The results of {job_id} were deleted.", reason="RESULTS_DELETED", field="job_id")
         return record
 
 

@@ -10,6 +10,7 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from protos.suanli.v1 import jobs_pb2
+from scheduler.api.artifact_access import ArtifactAccess
 from scheduler.api.blobs import Artifacts
 from scheduler.api.data import require_export
 from scheduler.api.logs import LogBroker, LogPart, LogTarget, stored_chunks, stored_log
@@ -25,6 +26,7 @@ from scheduler.api.visibility import (
 )
 from scheduler.catalog.catalogue import Algorithm, Catalogue
 from scheduler.domain.errors import FailedPrecondition, NotFound, Unavailable
+from scheduler.domain.holdings import HoldingKind
 from scheduler.domain.records import AttemptRecord, JobRecord
 from scheduler.domain.spec import JobSpec
 from scheduler.domain.states import TERMINAL, AttemptState
@@ -57,9 +59,16 @@ class JobApi:
     """The methods of JobService that are about jobs; ``BlobApi`` has those that move bytes."""
 
     def __init__(
-        self, service: Service, codec: SpecCodec, catalogue: Catalogue, artifacts: Artifacts, logs: LogBroker
+        self,
+        service: Service,
+        codec: SpecCodec,
+        catalogue: Catalogue,
+        artifacts: Artifacts,
+        access: ArtifactAccess,
+        logs: LogBroker,
     ) -> None:
         self._service = service
+        self._access = access
         self._codec = codec
         self._artifacts = artifacts
         self._logs = logs
@@ -79,7 +88,7 @@ class JobApi:
         ]
         if caller.scope is not Scope.ANY:
             _check_institution(specs, institution)
-        await self._check_folders(specs)
+        await self._check_folders(specs, caller)
         submitted = await self._service.submit(
             Submission(
                 caller.user,
@@ -92,16 +101,16 @@ class JobApi:
         ids = () if request.validate_only else submitted.job_ids
         return jobs_pb2.SubmitJobsResponse(job_ids=ids, duplicate=submitted.duplicate)
 
-    async def _check_folders(self, specs: Sequence[JobSpec]) -> None:
-        """Every working folder is in the artifact store, and holds the script that is to be run."""
+    async def _check_folders(self, specs: Sequence[JobSpec], caller: Caller) -> None:
+        """Every working folder is in the artifact store, the caller may use it, and it holds the script that is to be run."""
         checked = None
         for index, spec in enumerate(specs):
             workload = spec.workload
-            if not workload.working_folder or workload.kind == "algorithm" or workload is checked:
+            if not workload.working_folder or workload.kind == "algorithm" or (workload, spec.institution) == checked:
                 continue
-            checked = workload
+            checked = (workload, spec.institution)
             try:
-                paths = await self._artifacts.folder_paths(workload.working_folder)
+                paths = await self._access.folder(caller, spec.institution, workload.working_folder)
             except NotFound:
                 check.invalid(
                     f"jobs[{index}].working_folder",
@@ -257,7 +266,7 @@ class JobApi:
         if request.rank >= replicas:
             check.invalid("rank", f"the job has {replicas} replicas; give 0 to {replicas - 1}.")
         await tell_foreign(self._service, caller, "TailLogs", record)
-        async with aclosing(await self._log_chunks(attempt, request)) as chunks:
+        async with aclosing(await self._log_chunks(record, attempt, request)) as chunks:
             async for stream, offset, data in chunks:
                 # A log is followed for days; a grant to export may have gone by then.
                 await require_export(self._service, caller, record)
@@ -270,8 +279,14 @@ class JobApi:
                         rank=request.rank,
                     )
 
-    async def _log_chunks(self, attempt: AttemptRecord, request: jobs_pb2.TailLogsRequest) -> AsyncGenerator[LogPart]:
+    async def _log_chunks(
+        self, record: JobRecord, attempt: AttemptRecord, request: jobs_pb2.TailLogsRequest
+    ) -> AsyncGenerator[LogPart]:
         """From the artifact store, where the log of an ended attempt outlives its node; else from the region's agent."""
+        if attempt.logs and not await self._service.holds_output(record, HoldingKind.LOG, attempt.attempt):
+            raise NotFound(
+                f"The logs of attempt {attempt.attempt} of {record.job_id} were deleted.", reason="LOGS_DELETED"
+            )
         stored = await stored_log(self._artifacts, attempt.logs, request.rank)
         if stored:
             return stored_chunks(self._artifacts, stored, request.stream, request.offset)

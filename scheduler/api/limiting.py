@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from time import monotonic_ns
 from typing import Protocol
 
 from scheduler.api.permissions import Role
 from scheduler.api.visibility import Caller
 from scheduler.domain.errors import ResourceExhausted
+from scheduler.domain.holdings import HoldingKind
 from scheduler.governance.limits import Limiter, Limits, Refusal
+from scheduler.service.contract import Service
+from scheduler.service.storage_ports import HoldingQuery
 
 # Calls that read or compute much for each answer.
 HEAVY = frozenset(
@@ -32,6 +36,9 @@ HEAVY = frozenset(
     }
 )
 RATE_LIMITED = "RATE_LIMITED"
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+_PAGE = 1_000
 _UPLOAD = "suanli.v1.JobService/UploadBlob"
 
 
@@ -73,6 +80,24 @@ class Limiting:
         refusal = self._limiter.upload(caller.user, caller.institution, size, self._clock())
         if refusal is not None:
             raise self._refused(_UPLOAD, refusal)
+
+    async def remember_uploads(self, service: Service, now_ms: int) -> None:
+        """Count what was uploaded in the last day, before this process began to count. To the hour, the later end of it."""
+        by_hour: dict[tuple[int, str, str], int] = {}
+        for institution in ["", *(each.institution for each in await service.list_institutions())]:
+            query = HoldingQuery(institution, kinds=(int(HoldingKind.UPLOAD),), limit=_PAGE)
+            while page := await service.list_holdings(query):
+                for row in page:
+                    if row.since_ms > now_ms - DAY_MS:
+                        key = (row.since_ms // HOUR_MS, row.user, institution)
+                        by_hour[key] = by_hour.get(key, 0) + row.counted_bytes
+                last = page[-1]
+                if last.since_ms <= now_ms - DAY_MS:
+                    break
+                query = replace(query, after=(last.since_ms, last.project, last.kind, last.item))
+        for (hour, user, institution), size in sorted(by_hour.items()):
+            age_ms = max(0, now_ms - (hour + 1) * HOUR_MS)
+            self._limiter.remember_upload(user, institution, size, self._clock() - age_ms * 1_000_000)
 
     def _refused(self, method: str, refusal: Refusal) -> ResourceExhausted:
         self._observer.limited(method, refusal.limit)

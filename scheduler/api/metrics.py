@@ -61,6 +61,17 @@ class Metrics:
             ["certificate"],
             registry=self.registry,
         )
+        self._collected = Counter(
+            names.COLLECTED_BYTES, "Removed from the artifact store, as nobody held it.", registry=self.registry
+        )
+        self._in_store = Gauge(
+            names.STORE_BYTES,
+            "What lies in the artifact store, each blob once, as of the last sweep.",
+            registry=self.registry,
+        )
+        self._last_sweep = Gauge(
+            names.COLLECTOR_LAST_RUN, "When the last sweep of the artifact store ended.", registry=self.registry
+        )
         self._rpc_children: dict[tuple[str, str], Histogram] = {}
 
     def wait_ms(self, institution: str, ms: float) -> None:
@@ -99,6 +110,12 @@ class Metrics:
     def certificate_expiry(self, certificate: str, at_s: float) -> None:
         """See ``ExpiryObserver``."""
         self._expiry.labels(certificate).set(at_s)
+
+    def swept(self, size_bytes: int, removed_bytes: int, at_s: float) -> None:
+        """See ``KeeperObserver``."""
+        self._collected.inc(removed_bytes)
+        self._in_store.set(size_bytes - removed_bytes)
+        self._last_sweep.set(at_s)
 
     async def page(self, service: Service | None) -> bytes:
         """The text for Prometheus. Without a service (a standby) only what this process has measured itself."""
@@ -161,6 +178,22 @@ def gauge_families(gauges: Gauges) -> Iterator[Metric]:
         _add(limit, tenant, Resources(record.cpu_milli, record.memory_mib, record.gpu_milli))
         _add(used, tenant, quota.in_use)
     yield from (limit, used)
+    yield from _storage_families(gauges)
+
+
+def _storage_families(gauges: Gauges) -> Iterator[Metric]:
+    """By institution only: projects may be many."""
+    stored = GaugeMetricFamily(
+        names.STORED_BYTES, "Kept in the artifact store, in full for each holder.", labels=("institution",)
+    )
+    quota = GaugeMetricFamily(names.STORED_QUOTA, "The quota on it, where there is one.", labels=("institution",))
+    for each in gauges.storage:
+        if each.project:
+            continue
+        stored.add_metric((each.institution,), each.size_bytes)
+        if each.limit_bytes >= 0:
+            quota.add_metric((each.institution,), each.limit_bytes)
+    yield from (stored, quota)
 
 
 def _pool_families(gauges: Gauges) -> Iterator[Metric]:

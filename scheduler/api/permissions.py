@@ -42,7 +42,6 @@ OWN, PROJ, INST, ANY = Scope.OWN, Scope.PROJECT, Scope.INSTITUTION, Scope.ANY
 _Row = Mapping[Role, Scope]
 
 _SUBMITTERS: _Row = {R: INST, L: INST, A: INST, O: ANY}
-_UPLOADERS: _Row = {R: ANY, L: ANY, A: ANY, O: ANY}
 _READERS: _Row = {**_SUBMITTERS, U: INST}
 # Colleagues see each other's jobs; logs and results may show what only the submitter may read.
 _TOUCHERS: _Row = {R: OWN, L: PROJ, A: INST, O: ANY}
@@ -72,9 +71,9 @@ PERMISSIONS: Mapping[str, _Row] = {
     "suanli.v1.JobService/TailLogs": _OUTPUTS,
     "suanli.v1.JobService/ListResults": _OUTPUTS,
     "suanli.v1.JobService/DownloadResult": _OUTPUTS,
-    # Whoever knows a digest knows the content: blobs belong to nobody.
-    "suanli.v1.JobService/FindMissingBlobs": _UPLOADERS,
-    "suanli.v1.JobService/UploadBlob": _UPLOADERS,
+    # Of the own institution: what others hold is as if it were not there.
+    "suanli.v1.JobService/FindMissingBlobs": _SUBMITTERS,
+    "suanli.v1.JobService/UploadBlob": _SUBMITTERS,
     "suanli.v1.JobService/ListAlgorithms": _EVERYONE,
     "suanli.v1.RegionService/Connect": {G: OWN},
     "suanli.v1.RegionService/RenewCertificate": {G: OWN},
@@ -127,6 +126,9 @@ PERMISSIONS: Mapping[str, _Row] = {
     "suanli.v1.AuditService/StreamAudit": {**_MANAGERS, U: INST},
     "suanli.v1.AuditService/VerifyAudit": _OPERATORS,
     "suanli.v1.AuditService/GetAuditKey": {**_MANAGERS, U: INST},
+    "suanli.v1.ArtifactService/ListArtifacts": _CONTENT,
+    "suanli.v1.ArtifactService/DeleteArtifacts": _TOUCHERS,
+    "suanli.v1.ArtifactService/GetStorage": _PEOPLE,
     "suanli.v1.DataService/PutDataSet": _STEWARDS,
     "suanli.v1.DataService/ListDataSets": _DATA_READERS,
     "suanli.v1.DataService/GetDataSet": _DATA_READERS,
@@ -149,6 +151,7 @@ PLATFORM_FINANCE = frozenset(
         "suanli.v1.AdminService/ListInstitutions",
         "suanli.v1.AdminService/ListProjects",
         "suanli.v1.AdminService/ListQuotas",
+        "suanli.v1.ArtifactService/GetStorage",
         "suanli.v1.UsageService/GetUsage",
         "suanli.v1.UsageService/ListLedger",
         "suanli.v1.UsageService/PutPriceList",

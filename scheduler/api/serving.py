@@ -11,9 +11,11 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from protos.suanli.v1 import admin_pb2, audit_pb2, data_pb2, jobs_pb2, regions_pb2, usage_pb2
+from protos.suanli.v1 import admin_pb2, artifacts_pb2, audit_pb2, data_pb2, jobs_pb2, regions_pb2, usage_pb2
 from scheduler.api.accounting import AccountingApi
 from scheduler.api.admin import AdminApi
+from scheduler.api.artifact_access import ArtifactAccess
+from scheduler.api.artifacts import ArtifactApi
 from scheduler.api.audit import AuditApi
 from scheduler.api.blobs import MAX_BLOB_BYTES, Artifacts, BlobApi
 from scheduler.api.credentials import Credentials
@@ -48,6 +50,7 @@ SERVICES = (
     usage_pb2.DESCRIPTOR.services_by_name["UsageService"],
     audit_pb2.DESCRIPTOR.services_by_name["AuditService"],
     data_pb2.DESCRIPTOR.services_by_name["DataService"],
+    artifacts_pb2.DESCRIPTOR.services_by_name["ArtifactService"],
 )
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -87,15 +90,17 @@ class ApiServer:
         tls: Tls | None = None,
     ) -> None:
         logs = LogBroker()
-        limiting = Limiting(limits, observer)
+        self.limiting = limiting = Limiting(limits, observer)
+        access = ArtifactAccess(service, artifacts)
         self._tls = tls
         self._observer = observer
         authority = None
         if tls is not None and tls.agent_ca_cert is not None and tls.agent_ca_key is not None:
             authority = AgentAuthority(tls.agent_ca_cert, tls.agent_ca_key)
         servicers = (
-            JobApi(service, codec, catalogue, artifacts, logs),
-            BlobApi(service, artifacts, limiting, max_blob_bytes),
+            JobApi(service, codec, catalogue, artifacts, access, logs),
+            BlobApi(service, artifacts, access, limiting, max_blob_bytes),
+            ArtifactApi(service, access),
             RegionApi(service, codec, logs, artifacts_url, authority),
             AdminApi(service),
             IdentityApi(service, oidc),

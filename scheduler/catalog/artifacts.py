@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol
 
@@ -12,6 +13,14 @@ class FileEntry(NamedTuple):
     path: str
     digest: str
     size_bytes: int
+
+
+class StoredBlob(NamedTuple):
+    """A blob with its age: when it was stored, or stored again, last."""
+
+    digest: str
+    size_bytes: int
+    modified_ms: int
 
 
 class ArtifactStore(Protocol):
@@ -39,4 +48,28 @@ class ArtifactStore(Protocol):
 
     def put_folder(self, path: Path) -> str:
         """Store a folder with all its files; returns the manifest's digest, the same for the same content."""
+        ...
+
+
+class SweptStore(ArtifactStore, Protocol):
+    """A store that blobs can be removed from."""
+
+    def blob_size(self, digest: str) -> int:
+        """In bytes."""
+        ...
+
+    def list_blobs(self, prefix: str) -> Iterable[StoredBlob]:
+        """Those whose digests begin with two hex digits."""
+        ...
+
+    def remove(self, digest: str, before_ms: int) -> bool:
+        """Remove a blob unless it is younger than ``before_ms`` by now; says whether it did."""
+        ...
+
+    def recover(self) -> None:
+        """Make good what a sweep that was killed has left half done."""
+        ...
+
+    def owner(self, claim: str) -> str:
+        """Who has claimed the store: ``claim``, if nobody had."""
         ...

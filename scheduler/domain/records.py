@@ -441,6 +441,7 @@ class QuotaRecord(NamedTuple):
     memory_mib: int
     gpu_milli: int
     pending_jobs: int
+    stored_mib: int = -1
 
 
 class FairUsageRecord(NamedTuple):

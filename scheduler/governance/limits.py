@@ -43,7 +43,7 @@ class Limits:
     user_upload_mib_per_s: int = 1_024
     """Bytes that one user uploads, in the long run; ten times as many at once."""
     user_upload_mib_per_day: int = 512 * 1024
-    """In any 24 hours after a silence; counted anew when the server is started."""
+    """In any 24 hours after a silence. After a restart of the server, what is still held of it counts."""
     institution_upload_mib_per_day: int = 4 * 1024 * 1024
     """Of all users of one institution."""
     unary_deadline_ms: int = 60_000
@@ -96,8 +96,7 @@ class Rate:
         """Count ``units`` that have passed."""
         if not self._amount:
             return
-        full_at = self._full_at.get(key, 0)
-        self._full_at[key] = (now_ns if full_at < now_ns else full_at) + units * self._per_ns // self._amount
+        self._full_at[key] = max(now_ns, self._full_at.get(key, now_ns)) + units * self._per_ns // self._amount
         if len(self._full_at) > self._sweep_at:
             self._full_at = {key: at for key, at in self._full_at.items() if at > now_ns}
             # So that a sweep costs no more than the calls that led to it.
@@ -157,6 +156,12 @@ class Limiter:
         for rate, key in rates:
             rate.take(key, size, now_ns)
         return None
+
+    def remember_upload(self, user: str, institution: str, size: int, at_ns: int) -> None:
+        """Count, for the day only, bytes that were sent at an instant that has passed. Oldest first."""
+        self._upload_day.take(user, size, at_ns)
+        if institution:
+            self._upload_day_of_all.take(institution, size, at_ns)
 
     def open_stream(self, user: str, institution: str) -> Refusal | None:
         """Count a stream, which ``close_stream`` then ends; or say why it may not be opened."""

@@ -44,6 +44,12 @@ POOL_ALLOCATED = "suanli_pool_allocated"
 QUOTA_LIMIT = "suanli_quota_limit"
 QUOTA_IN_USE = "suanli_quota_in_use"
 
+STORED_BYTES = "suanli_stored_bytes"
+STORED_QUOTA = "suanli_stored_quota_bytes"
+STORE_BYTES = "suanli_artifact_store_bytes"
+COLLECTED_BYTES = "suanli_artifact_collected_bytes_total"
+COLLECTOR_LAST_RUN = "suanli_artifact_collector_last_run_timestamp_seconds"
+
 JOB_WAIT = "suanli_job_wait_seconds"
 PLAN_ROUND = "suanli_plan_round_seconds"
 PLAN_STARTS = "suanli_plan_starts_total"

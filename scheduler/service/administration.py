@@ -34,6 +34,7 @@ from scheduler.service.engine import Engine
 from scheduler.service.model import Node, Region
 from scheduler.service.people import NO_LIMITS, KeyLimits
 from scheduler.service.ports import Store
+from scheduler.service.stored_quota import storage_of, stored_bytes
 
 T = TypeVar("T")
 
@@ -223,12 +224,13 @@ class Administration:
             predictions=state.predictor.accuracy(),
             audit_sequence=state.audit.sequence,
             audit_verified=state.audit.verified,
+            storage=storage_of(state, ""),
         )
 
     def _quotas(self, institution: str) -> list[QuotaStatus]:
         state = self.engine.state
         return [
-            QuotaStatus(state.quotas[key], state.tenants[key].in_use)
+            QuotaStatus(state.quotas[key], state.tenants[key].in_use, stored_bytes(state, *key))
             for key in sorted(state.quotas)
             if not institution or key[0] == institution
         ]

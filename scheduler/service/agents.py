@@ -21,6 +21,7 @@ from scheduler.domain.agent import (
     Welcome,
 )
 from scheduler.domain.errors import FailedPrecondition
+from scheduler.domain.holdings import HoldingKind
 from scheduler.domain.spec import PartitionPolicy
 from scheduler.domain.states import AttemptOutcome, AttemptState, JobState
 from scheduler.service.ending import end_attempt
@@ -212,6 +213,7 @@ def _event(state: State, region: Region, event: AttemptEvent) -> None:
         end_attempt(state, attempt, event.event, at_ms)
     elif isinstance(event.event, Checkpointed):
         attempt.job.checkpoint = event.event.checkpoint
+        state.storage.hold_output(attempt.job, HoldingKind.CHECKPOINT, event.event.checkpoint, state.now())
         attempt.saved_ms = max(attempt.grant_ms, min(at_ms, state.now()))
         state.touch_attempt(attempt)
         state.show_running(attempt)

@@ -46,6 +46,7 @@ from scheduler.service.data_contract import DataService
 from scheduler.service.people import People
 from scheduler.service.ports import EventQuery, JobQuery, LedgerQuery, UsageQuery, UsageSum
 from scheduler.service.statements import StatementFacts
+from scheduler.service.storage_contract import ProjectStorage, StorageService
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +109,16 @@ class PoolStatus(NamedTuple):
     allocated: Resources
 
 
+AS_IT_WAS = -2
+"""In the place of a new limit, from callers that do not know of it: the present one stays."""
+
+
 class QuotaStatus(NamedTuple):
-    """A quota and what is held under it now."""
+    """A quota and what is held under it now; ``stored_bytes`` in the artifact store."""
 
     record: QuotaRecord
     in_use: Resources
+    stored_bytes: int = 0
 
 
 class NodeStatus(NamedTuple):
@@ -264,6 +270,7 @@ class Gauges(NamedTuple):
     predictions: Accuracy = Accuracy(0, 0, 0)
     audit_sequence: int = 0
     audit_verified: AuditVerified | None = None
+    storage: Sequence[ProjectStorage] = ()
 
 
 class AgentSession(Protocol):
@@ -282,7 +289,7 @@ class AgentSession(Protocol):
         ...
 
 
-class Service(People, AuditService, DataService, Protocol):
+class Service(People, AuditService, DataService, StorageService, Protocol):
     """Everything the API layer may ask for."""
 
     async def submit(self, submission: Submission) -> Submitted:

@@ -55,6 +55,7 @@ from scheduler.service.prices import estimate_job
 from scheduler.service.sessions import LiveSession, Sessions
 from scheduler.service.state import Settings, Turn
 from scheduler.service.statements import StatementFacts
+from scheduler.service.storing import ArtifactHoldings
 from scheduler.service.submitting import check_same_request
 from scheduler.service.using import accrued, without_late
 from scheduler.service.watching import EventHub
@@ -69,7 +70,7 @@ FORECAST_SECONDS = 1.0
 """A forecast may go on for so long before it extrapolates."""
 
 
-class ControlPlane(Administration, Accounting, AuditLog, DataGovernance):
+class ControlPlane(Administration, Accounting, AuditLog, DataGovernance, ArtifactHoldings):
     """One process of the control plane: a standby until ``start`` returns, then the leader until it fails or stops."""
 
     def __init__(
@@ -83,7 +84,8 @@ class ControlPlane(Administration, Accounting, AuditLog, DataGovernance):
         observer: Observer | None = None,
         signer: Signer | None = None,
     ) -> None:
-        super().__init__(signer)
+        AuditLog.__init__(self, signer)
+        ArtifactHoldings.__init__(self)
         self._new_engine: Callable[[], Engine] = lambda: Engine(
             clock, ids, codec, policy, settings, observer, RuntimeModel()
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from scheduler.domain.agent import Finished
+from scheduler.domain.holdings import HoldingKind
 from scheduler.domain.spec import DependencyCondition
 from scheduler.domain.states import (
     FINAL_STATE,
@@ -41,11 +42,20 @@ def end_attempt(state: State, attempt: Attempt, report: Finished, end_ms: int) -
     if report.checkpoint and report.checkpoint != job.checkpoint:
         job.checkpoint = report.checkpoint
         attempt.saved_ms = attempt.end_ms
+    _hold_outputs(state, attempt)
     _move_on(state, attempt, report)
     if job.state in TERMINAL:
         # When it ended, which may be well before the control plane heard of it.
         job.end_ms = attempt.end_ms
         learn(state.predictor, attempt)
+
+
+def _hold_outputs(state: State, attempt: Attempt) -> None:
+    """Whatever the attempt has left in the artifact store is its project's, from this transaction on."""
+    storage, job, now = state.storage, attempt.job, state.now()
+    storage.hold_output(job, HoldingKind.RESULT, job.results, now)
+    storage.hold_output(job, HoldingKind.CHECKPOINT, job.checkpoint, now)
+    storage.hold_output(job, HoldingKind.LOG, attempt.logs, now, attempt.number)
 
 
 def _move_on(state: State, attempt: Attempt, report: Finished) -> None:

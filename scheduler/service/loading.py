@@ -26,6 +26,7 @@ def rebuild(state: State, stored: StoredState, epoch: int) -> None:
         policies.use_stored(state, stored.policy)
     _metering(state, stored)
     state.audit.load(stored.audit_newest, stored.audit_head_newest)
+    state.storage.load(stored.holdings, stored.stored, stored.storage_marks)
     _tenants(state, stored)
     for region in stored.regions:
         state.regions[region.region] = Region(

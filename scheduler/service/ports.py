@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from scheduler.domain.holdings import HoldingKey, HoldingRecord, StorageMark, StoredRecord
 from scheduler.domain.records import (
     ApiKeyRecord,
     AttemptRecord,
@@ -37,6 +38,7 @@ from scheduler.domain.records import (
 )
 from scheduler.domain.spec import Dependency, JobSpec
 from scheduler.planning.runtimes import Accuracy, JobFeatures
+from scheduler.service.storage_ports import HoldingStore
 
 
 class RuntimeSample(NamedTuple):
@@ -102,7 +104,7 @@ class CommitBatch:
 
     Append-only: ``events``, ``ledger``, ``requests``, ``policies``, ``price_lists``, ``months``, ``budget_notices``,
     ``audit``, ``audit_heads``. Keys: jobs ``job_no``; attempts ``(job_no, attempt)``; data sets ``(data_set, version)``; the others
-    their leading identifying fields. ``new_jobs`` and ``new_attempts`` are known not to be there yet (plain inserts).
+    their leading identifying fields (holdings: those of ``HoldingKey``). ``new_jobs`` and ``new_attempts`` are known not to be there yet (plain inserts).
     """
 
     new_jobs: list[JobRecord] = field(default_factory=list)
@@ -131,8 +133,13 @@ class CommitBatch:
     grants: list[GrantRecord] = field(default_factory=list)
     audit: list[AuditRecord] = field(default_factory=list)
     audit_heads: list[AuditHeadRecord] = field(default_factory=list)
+    holdings: list[HoldingRecord] = field(default_factory=list)
+    stored: list[StoredRecord] = field(default_factory=list)
+    storage_marks: list[StorageMark] = field(default_factory=list)
     gone_nodes: list[tuple[str, str]] = field(default_factory=list)
     """(region, node id) of nodes to delete."""
+    gone_holdings: list[HoldingKey] = field(default_factory=list)
+    """Those to delete; none of them is in ``holdings``."""
 
     def __bool__(self) -> bool:
         return any(getattr(self, name) for name in self.__slots__)
@@ -149,7 +156,7 @@ class Leadership(NamedTuple):
 class StoredState:
     """All that is live, to rebuild the memory from: jobs that have not ended (and their arrays), attempts that have not
     ended, every tenant record, every region and node, the newest request keys and runtimes, the newest policy, all price lists, closed
-    months, budgets, data sets and grants, the hash of the newest ledger record (empty before the first), the newest audit record and signed head, the
+    months, budgets, data sets and grants, what unfinished jobs hold in the artifact store and everybody's sums of it, the hash of the newest ledger record (empty before the first), the newest audit record and signed head, the
     counters' last values.
 
     ``requests_complete`` is False when older request keys exist than the ones loaded.
@@ -177,6 +184,9 @@ class StoredState:
     last_budget_notice: int
     data_sets: list[DataSetRecord]
     grants: list[GrantRecord]
+    holdings: list[HoldingRecord]
+    stored: list[StoredRecord]
+    storage_marks: list[StorageMark]
     ledger_hash: bytes
     audit_newest: AuditRecord | None
     audit_head_newest: AuditHeadRecord | None
@@ -334,7 +344,7 @@ class SpecCodec(Protocol):
         ...
 
 
-class Store(Protocol):
+class Store(HoldingStore, Protocol):
     """Durable state in SQL. All calls block; the live shell runs them in threads, the simulator calls them.
 
     One writer: ``commit`` is called by one thread at a time. Reads may run at the same time from other threads and see
@@ -470,5 +480,5 @@ def records_in(batch: CommitBatch) -> Iterable[tuple[str, list[NamedTuple]]]:
     """The batch's non-empty lists of records with their names, for stores that treat them alike."""
     for name in batch.__slots__:
         rows = getattr(batch, name)
-        if rows and name != "gone_nodes":
+        if rows and not name.startswith("gone_"):
             yield name, rows

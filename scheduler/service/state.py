@@ -42,6 +42,7 @@ from scheduler.service.observe import NullObserver, Observer
 from scheduler.service.ports import Clock, CommitBatch, IdSource, RuntimePredictor, SpecCodec
 from scheduler.service.predicting import LimitPredictor, RunningRuntimes, expected_ms
 from scheduler.service.queue import Queue
+from scheduler.service.storage import Storage
 from scheduler.service.workload import WorkloadSeen
 
 MAX_FEASIBLE = 10_000
@@ -155,6 +156,7 @@ class State:
         """The newest stored version; None before the first."""
         self.metering = Metering()
         self.audit = AuditTrail()
+        self.storage = Storage()
         self.price_lists: dict[int, PriceListRecord] = {}
         """By version, without their texts."""
         self.newest_price_list: PriceListRecord | None = None
@@ -244,6 +246,7 @@ class State:
         batch.nodes = [node.record() for node in journal.nodes.values()]
         batch.gone_nodes = list(journal.gone_nodes)
         batch.fair_usage = self.holdings.take_records()
+        batch.holdings, batch.gone_holdings, batch.stored, batch.storage_marks = self.storage.take_records()
         batch.budget_spending, batch.budget_notices = self.metering.budgets.take_records()
         return Turn(batch, journal.commands)
 
@@ -266,6 +269,7 @@ class State:
         self.jobs[job.job_id] = job
         self.jobs_by_no[job.job_no] = job
         self._count_state(job, 1)
+        self.storage.job_added(job)
         if job.spec.data_sets:
             self.governance.jobs[job.job_no] = job
         if not job.array_id:
@@ -351,6 +355,7 @@ class State:
         self._count_state(job, -1)
         del self.jobs[job.job_id]
         del self.jobs_by_no[job.job_no]
+        self.storage.job_gone(job)
         self.governance.jobs.pop(job.job_no, None)
         if not job.array_size:
             self.count_live(job, -1)

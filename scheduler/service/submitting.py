@@ -27,6 +27,7 @@ from scheduler.service.ending import drop_unstarted, end_array_if_done, job_ende
 from scheduler.service.granting import check_granted
 from scheduler.service.job import Job
 from scheduler.service.state import State
+from scheduler.service.stored_quota import check_may_submit
 
 
 def find_request(state: State, submission: Submission) -> RequestRecord | None:
@@ -64,6 +65,7 @@ def submit(state: State, policy: Policy, submission: Submission, ended: Mapping[
         field = f"jobs[{index}]"
         _check_tenant(state, spec, field)
         _check_room(state, spec, field, room)
+        check_may_submit(state, spec.institution, spec.project, field)
         check_granted(state, spec, field, granted)
         if (spec.shape, spec.preemptible) not in state.feasible:
             _check_shape(state, policy, spec, field)

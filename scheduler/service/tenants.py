@@ -21,6 +21,7 @@ from scheduler.domain.resources import Resources
 from scheduler.domain.states import AttemptOutcome
 from scheduler.planning.types import UNLIMITED
 from scheduler.service.auditing import tell
+from scheduler.service.contract import AS_IT_WAS
 from scheduler.service.model import Node, Region, Tenant
 from scheduler.service.people import NO_LIMITS, KeyLimits
 from scheduler.service.state import State
@@ -278,7 +279,7 @@ def enrol_agent(state: State, token: str, region: str, agent_name: str) -> str:
 
 
 def set_quota(state: State, record: QuotaRecord) -> QuotaRecord:
-    """Replace a quota. What runs goes on; nothing new starts above it."""
+    """Replace a quota. What runs goes on; nothing new starts above it. ``stored_mib`` may be ``AS_IT_WAS``."""
     require_institution(state, record.institution, "quota.institution")
     if record.project and (record.institution, record.project) not in state.projects:
         raise NotFound(
@@ -287,6 +288,8 @@ def set_quota(state: State, record: QuotaRecord) -> QuotaRecord:
             field="quota.project",
         )
     before = state.quotas.get((record.institution, record.project))
+    if record.stored_mib == AS_IT_WAS:
+        record = record._replace(stored_mib=before.stored_mib if before else -1)
     state.record.quotas.append(record)
     add_quota(state, record)
     state.round_needed = True

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any, Literal
 
 from scheduler.domain.errors import Deposed, Internal, Unavailable
+from scheduler.domain.holdings import HoldingKey
 from scheduler.domain.records import (
     AttemptRecord,
     AuditHeadRecord,
@@ -43,6 +44,7 @@ from scheduler.service.ports import (
     UsageSum,
 )
 from scheduler.store.counters import Counters, counters_of
+from scheduler.store.memory_holdings import MemoryHoldings
 from scheduler.store.memory_ledger import MemoryLedger, Sequences, after, audit_is_asked, check_new, refused
 
 REQUESTS_LOADED = 200_000
@@ -70,9 +72,12 @@ _KEY_WIDTH = {
     "grants": 1,
     "audit": 1,
     "audit_heads": 1,
+    "holdings": len(HoldingKey._fields),
+    "stored": 2,
+    "storage_marks": 1,
 }
 # Those that ``load`` returns whole.
-_LOADED = _KEY_WIDTH.keys() - {"policies", "budget_notices", "audit", "audit_heads"}
+_LOADED = _KEY_WIDTH.keys() - {"policies", "budget_notices", "audit", "audit_heads", "holdings"}
 _APPEND_ONLY = ("policies", "price_lists", "months", "budget_notices", "audit", "audit_heads")
 _PARENT: dict[str, tuple[str, int]] = {
     "projects": ("institutions", 0),
@@ -86,7 +91,7 @@ _PARENT: dict[str, tuple[str, int]] = {
 }
 
 
-class MemoryStore:
+class MemoryStore(MemoryHoldings):
     """The port's rules, kept by plain dictionaries. ``clock`` is "the database's own" for leases."""
 
     def __init__(self, clock: Clock) -> None:
@@ -174,6 +179,7 @@ class MemoryStore:
                 requests=requests[-REQUESTS_LOADED:],
                 requests_complete=len(requests) <= REQUESTS_LOADED,
                 **{name: self._whole(name) for name in _LOADED},
+                holdings=self._holdings_of({job.job_id for job in jobs.values() if job.state not in TERMINAL}),
                 runtimes=self._recent_runtimes(RUNTIMES_LOADED),
                 policy=policies[max(policies)] if policies else None,
                 last_budget_notice=max(self._tables["budget_notices"], default=(0,))[0],
@@ -261,6 +267,8 @@ class MemoryStore:
                 table[row[:width]] = row
         for key in batch.gone_nodes:
             self._tables["nodes"].pop(key, None)
+        for holding in batch.gone_holdings:
+            self._tables["holdings"].pop(holding, None)
 
     def _check_reachable(self) -> None:
         if self._away:

@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.schema import SchemaItem
 
-from scheduler.domain import records
+from scheduler.domain import holdings, records
 from scheduler.service.ports import DaySum, UsageKey
 
 METADATA = MetaData()
@@ -163,6 +163,21 @@ AUDIT = _table(
     Index("audit_by_beneficiary", "on_behalf_of", "sequence"),
 )
 AUDIT_HEADS = _table("audit_heads", records.AuditHeadRecord, "sequence")
+HELD_BY_JOB = "job_id <> ''"
+UNMEASURED = "size_bytes < 0"
+HOLDINGS = _table(
+    "holdings",
+    holdings.HoldingRecord,
+    "institution project kind item",
+    Index("holdings_by_digest", "digest", "institution"),
+    Index("holdings_by_age", "institution", "since_ms"),
+    Index("holdings_by_size", "institution", "size_bytes"),
+    _partial("holdings_by_job", HELD_BY_JOB, "job_id"),
+    _partial("holdings_unmeasured", UNMEASURED, "institution", "project", "kind", "item"),
+    rowid=False,
+)
+STORED = _table("stored", holdings.StoredRecord, "institution project", rowid=False)
+STORAGE_MARKS = _table("storage_marks", holdings.StorageMark, "name")
 REGIONS = _table("regions", records.RegionRecord, "region")
 NODES = _table(
     "nodes",
@@ -246,6 +261,9 @@ TABLES: dict[str, Table] = {
     "fair_usage": FAIR_USAGE,
     "audit": AUDIT,
     "audit_heads": AUDIT_HEADS,
+    "holdings": HOLDINGS,
+    "stored": STORED,
+    "storage_marks": STORAGE_MARKS,
 }
 # Sums of the ledger: to rows of a key that is there already, others are added.
 ROLLUPS: dict[str, Table] = {"usage_by_month": USAGE, "usage_by_day": DAYS}

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from scheduler.domain.errors import Internal
+from scheduler.domain.holdings import HoldingKey, HoldingRecord, StorageMark, StoredRecord
 from scheduler.domain.records import (
     ApiKeyRecord,
     AttemptRecord,
@@ -50,8 +51,9 @@ from scheduler.service.ports import (
     UsageQuery,
     UsageSum,
 )
+from scheduler.service.storage_ports import HoldingQuery
 from scheduler.service.sums import sum_days, sum_usage
-from scheduler.store import queries, queries_audit, queries_metering, schema
+from scheduler.store import queries, queries_audit, queries_holdings, queries_metering, schema
 from scheduler.store.counters import Counters, counters_of
 from scheduler.store.engines import open_engines
 from scheduler.store.failures import translated
@@ -149,6 +151,9 @@ class SqlStore:
                 budgets=queries.all_of(connection, schema.BUDGETS, BudgetRecord._make),
                 data_sets=queries.all_of(connection, schema.DATA_SETS, DataSetRecord._make),
                 grants=queries.all_of(connection, schema.GRANTS, GrantRecord._make),
+                holdings=queries_holdings.of_live_jobs(connection),
+                stored=queries.all_of(connection, schema.STORED, StoredRecord._make),
+                storage_marks=queries.all_of(connection, schema.STORAGE_MARKS, StorageMark._make),
                 budget_spending=queries.all_of(connection, schema.BUDGET_SPENDING, BudgetSpendingRecord._make),
                 last_budget_notice=queries_metering.last_budget_notice(connection),
                 ledger_hash=queries_metering.ledger_hash(connection),
@@ -181,6 +186,8 @@ class SqlStore:
                     self._write(connection, name, rows)
             if batch.gone_nodes:
                 connection.exec_driver_sql(self._sql.delete_node, batch.gone_nodes)
+            if batch.gone_holdings:
+                connection.exec_driver_sql(self._sql.delete_holding, [tuple(key) for key in batch.gone_holdings])
 
     def _pass_fence(self, connection: Connection, epoch: int, commit_no: int, counters: Counters) -> bool:
         """Lock the leader's row and move it on. False when this very commit has been made before."""
@@ -315,6 +322,31 @@ class SqlStore:
         """The next ``limit`` signed heads of the audit log."""
         with translated("reading the audit log"), self._reading() as connection:
             return queries_audit.heads(connection, after_sequence, limit)
+
+    def list_holdings(self, query: HoldingQuery) -> list[HoldingRecord]:
+        """A page of what an institution holds in the artifact store."""
+        with translated("listing holdings"), self._reading() as connection:
+            return queries_holdings.list_holdings(connection, query)
+
+    def find_holdings(self, digests: Sequence[str], institution: str | None) -> list[HoldingRecord]:
+        """Whatever an institution, or (None) anybody, holds under these digests."""
+        with translated("reading holdings"), self._reading() as connection:
+            return queries_holdings.find_holdings(connection, digests, institution)
+
+    def get_holdings(self, keys: Sequence[HoldingKey]) -> list[HoldingRecord]:
+        """Those of these keys that there are, in any order."""
+        with translated("reading holdings"), self._reading() as connection:
+            return queries_holdings.get_holdings(connection, keys)
+
+    def unmeasured_holdings(self, after: HoldingKey | None, limit: int) -> list[HoldingRecord]:
+        """The next ones whose size is not known, by key."""
+        with translated("reading holdings"), self._reading() as connection:
+            return queries_holdings.unmeasured(connection, after, limit)
+
+    def holdings_after(self, after: HoldingKey | None, limit: int) -> list[HoldingRecord]:
+        """The next ones of everybody, by key."""
+        with translated("reading holdings"), self._reading() as connection:
+            return queries_holdings.holdings_after(connection, after, limit)
 
     def find_policy(self, version: int) -> PolicyRecord | None:
         """A version of the policy, if there is one of this number."""

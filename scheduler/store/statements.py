@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from scheduler.store.counters import Counters
-from scheduler.store.schema import INSERT_ONLY, INT, LEADER, NODES, ROLLUPS, SUM_BASE, TABLES
+from scheduler.store.schema import HOLDINGS, INSERT_ONLY, INT, LEADER, NODES, ROLLUPS, SUM_BASE, TABLES
 
 _Row = TypeVar("_Row")
 
@@ -55,7 +55,8 @@ class Statements:
             for name in INSERT_ONLY
         }
         self.write |= {name: self._sql(self._add(table)) for name, table in ROLLUPS.items()}
-        self.delete_node = self._sql(delete(NODES).where(*(NODES.c[n] == bindparam(n) for n in ("region", "node_id"))))
+        self.delete_node = self._sql(_delete(NODES))
+        self.delete_holding = self._sql(_delete(HOLDINGS))
         self.fence = self._sql(_fence())
         self._fence_order = _fence().compile(dialect=dialect).positiontup or []
         self.leader = self._sql(select(LEADER.c.epoch, LEADER.c.commit_no))
@@ -101,6 +102,11 @@ class Statements:
                 sums[low] = case((carried, total - base), else_=total)
                 sums[high] = sums[high] + case((carried, one), else_=zero)
         return statement.on_conflict_do_update(index_elements=key, set_=sums)
+
+
+def _delete(table: Table) -> Any:
+    """Delete the row of a primary key, whose columns are the parameters in the key's order."""
+    return delete(table).where(*(column == bindparam(f"key_{column.name}") for column in table.primary_key))
 
 
 def _fence() -> Any:

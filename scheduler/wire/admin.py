@@ -11,7 +11,7 @@ from scheduler.domain.records import (
     UserRecord,
 )
 from scheduler.domain.resources import Resources
-from scheduler.service.contract import NodeStatus, PoolStatus, QuotaStatus, RegionStatus
+from scheduler.service.contract import AS_IT_WAS, NodeStatus, PoolStatus, QuotaStatus, RegionStatus
 from scheduler.wire import check
 
 DEFAULT_WEIGHT = 1000
@@ -20,6 +20,7 @@ MAX_TITLE = 256
 MAX_LED = 64
 MAX_PENDING_JOBS = 10_000_000
 MAX_QUOTA = 1 << 53
+MAX_STORED_MIB = 1 << 40
 MAX_TIME_MS = 253_402_300_800_000  # the end of the year 9999
 
 
@@ -153,6 +154,8 @@ def quota_from_proto(message: admin_pb2.Quota) -> QuotaRecord:
     path = "quota"
     for part in ("cpu_milli", "memory_mib", "gpu_milli"):
         check.integer(getattr(message, part), -1, MAX_QUOTA, f"{path}.{part}", "(-1: no limit)")
+    if message.HasField("stored_mib"):
+        check.integer(message.stored_mib, -1, MAX_STORED_MIB, f"{path}.stored_mib", "MiB (-1: no limit)")
     check.integer(message.pending_jobs, -1, MAX_PENDING_JOBS, f"{path}.pending_jobs", "jobs (-1: no limit)")
     return QuotaRecord(
         check.slug(message.institution, f"{path}.institution", "an institution's id"),
@@ -161,10 +164,11 @@ def quota_from_proto(message: admin_pb2.Quota) -> QuotaRecord:
         message.memory_mib,
         message.gpu_milli,
         message.pending_jobs,
+        message.stored_mib if message.HasField("stored_mib") else AS_IT_WAS,
     )
 
 
-def quota_to_proto(record: QuotaRecord, in_use: Resources | None = None) -> admin_pb2.Quota:
+def quota_to_proto(record: QuotaRecord, in_use: Resources | None = None, stored_bytes: int = 0) -> admin_pb2.Quota:
     """A quota, and what is held under it where that is known."""
     return admin_pb2.Quota(
         institution=record.institution,
@@ -174,12 +178,14 @@ def quota_to_proto(record: QuotaRecord, in_use: Resources | None = None) -> admi
         gpu_milli=record.gpu_milli,
         pending_jobs=record.pending_jobs,
         in_use=None if in_use is None else resources_to_proto(in_use),
+        stored_mib=record.stored_mib,
+        stored_bytes=stored_bytes,
     )
 
 
 def quota_status_to_proto(status: QuotaStatus) -> admin_pb2.Quota:
     """A quota with what is held under it."""
-    return quota_to_proto(status.record, status.in_use)
+    return quota_to_proto(status.record, status.in_use, status.stored_bytes)
 
 
 def region_to_proto(status: RegionStatus) -> admin_pb2.Region:

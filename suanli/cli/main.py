@@ -36,6 +36,9 @@ SECTIONS: dict[str, dict[str, str]] = {
         "data": "suanli.cli.data:data",
         "grant": "suanli.cli.grants:grant",
     },
+    "Storage": {
+        "artifacts": "suanli.cli.artifacts:artifacts",
+    },
     "Usage": {
         "usage": "suanli.cli.usage:usage",
         "ledger": "suanli.cli.ledger:ledger",

@@ -26,6 +26,7 @@ _STUBS = {
     "JobService": "jobs",
     "AdminService": "admin",
     "UsageService": "usage",
+    "ArtifactService": "artifacts",
     "AuditService": "audit",
     "DataService": "data",
 }
@@ -60,12 +61,19 @@ def session() -> Session:
     return found
 
 
+def _say_wait(seconds: float, error: SuanliError) -> None:
+    """Tell why nothing happens; of what is over in a moment, nothing."""
+    if seconds >= 1:
+        click.echo(safe(f"Waiting for {seconds:.0f} s, as the control plane asks: {error.message}"), err=True)
+
+
 class Link:
     """The calls a command makes. Methods go by their names, as in ``call("JobService/GetJob", request)``."""
 
     def __init__(self, client: AsyncClient) -> None:
         self.client = client
         self.connection = client.connection
+        self.connection.on_wait = _say_wait
 
     def _method(self, name: str) -> Any:
         service, _, method = name.partition("/")

@@ -41,7 +41,7 @@ def test_the_migrations_build_the_tables_of_the_schema(sql_disk: Disk) -> None:
 
 
 def test_every_list_of_a_commit_has_its_table() -> None:
-    assert set(schema.TABLES) == set(CommitBatch.__slots__) - {"gone_nodes"}
+    assert set(schema.TABLES) == set(CommitBatch.__slots__) - {"gone_nodes", "gone_holdings"}
 
 
 def test_the_indexes_know_which_states_are_live() -> None:

@@ -77,6 +77,12 @@ def observable(engine: Engine) -> dict[str, Any]:
         "regions": {region.region: region.record()._replace(last_seen_ms=0) for region in state.regions.values()},
         "requests": dict(state.requests),
         "policy": (engine.policy, state.policy_record),
+        "stored": (
+            state.storage.sums,
+            {name: size for name, size in state.storage.of_institutions.items() if size},
+            state.storage.live,
+            state.storage.named,
+        ),
     }
 
 
@@ -139,14 +145,24 @@ class Histories(RuleBasedStateMachine):
     @rule(data=st.data(), outcome=st.sampled_from(OUTCOMES), age_ms=st.sampled_from([0, 300, 10**9]))
     def finish(self, data: st.DataObject, outcome: AttemptOutcome, age_ms: int) -> None:
         job_id = data.draw(st.sampled_from(sorted(self.site.east.held)))
-        self.site.east.finished(job_id, outcome, age_ms, message="over")
+        left = {name: data.draw(st.sampled_from(["", "sha256:1", "sha256:2"])) for name in ("results", "checkpoint")}
+        self.site.east.finished(job_id, outcome, age_ms, message="over", logs=f"sha256:{job_id}", **left)
+
+    @rule(data=st.data(), size=st.integers(0, 2**40))
+    def measure(self, data: st.DataObject, size: int) -> None:
+        rows = self.site.store.unmeasured_holdings(None, 100)
+        if rows:
+            row = data.draw(st.sampled_from(rows))
+            state = self.site.engine.state
+            state.storage.measured(row, size, row.job_id in state.jobs)
+            self.site.turn()
 
     @precondition(lambda self: self.site.east.held)
     @rule(data=st.data(), checkpoint=st.booleans())
     def report_event(self, data: st.DataObject, checkpoint: bool) -> None:
         job_id = data.draw(st.sampled_from(sorted(self.site.east.held)))
         if checkpoint:
-            self.site.east.event(self.site.east.held[job_id], Checkpointed("sha256:c"))
+            self.site.east.event(self.site.east.held[job_id], Checkpointed(f"sha256:c{self.requests % 3}"))
         else:
             self.site.east.started(job_id)
 
@@ -215,6 +231,16 @@ class Histories(RuleBasedStateMachine):
         after["requests"] = {key: after["requests"][key] for key in before["requests"]}
         for name, value in before.items():
             assert after[name] == value, name
+
+    @invariant()
+    def what_is_stored_adds_up(self) -> None:
+        sums: dict[tuple[str, str], list[int]] = {}
+        for row in self.site.store.holdings_after(None, 10_000):
+            found = sums.setdefault((row.institution, row.project), [0, 0])
+            found[0] += 1
+            found[1] += row.counted_bytes
+        stored = self.site.engine.state.storage.sums
+        assert {key: [row.items, row.size_bytes] for key, row in stored.items() if row.items} == sums
 
     @invariant()
     def indexes_agree(self) -> None:

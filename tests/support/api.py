@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from protos.suanli.v1 import (
     admin_pb2_grpc,
+    artifacts_pb2_grpc,
     audit_pb2_grpc,
     common_pb2,
     data_pb2_grpc,
@@ -82,6 +84,7 @@ class Client:
         self.admin = _Keyed(admin_pb2_grpc.AdminServiceStub(self.channel), key)
         self.regions = _Keyed(regions_pb2_grpc.RegionServiceStub(self.channel), key)
         self.data = _Keyed(data_pb2_grpc.DataServiceStub(self.channel), key)
+        self.artifacts = _Keyed(artifacts_pb2_grpc.ArtifactServiceStub(self.channel), key)
         self.audit = _Keyed(audit_pb2_grpc.AuditServiceStub(self.channel), key)
         self.usage = _Keyed(usage_pb2_grpc.UsageServiceStub(self.channel), key)
 
@@ -93,6 +96,21 @@ class Client:
         spec = jobs_pb2.JobSpec(command=jobs_pb2.Command(argv=argv or ("true",)), **changes)
         response = await self.jobs.SubmitJobs(jobs_pb2.SubmitJobsRequest(jobs=[spec]))
         return str(response.job_ids[0])
+
+    async def upload(self, data: bytes, **holder: str) -> str:
+        """Have a blob held; returns its digest."""
+        digest = digest_of(data)
+        messages = [
+            jobs_pb2.UploadBlobRequest(digest=digest, data=data[: 1 << 20], **holder),
+            *(jobs_pb2.UploadBlobRequest(data=data[at : at + (1 << 20)]) for at in range(1 << 20, len(data), 1 << 20)),
+        ]
+        await self.jobs.UploadBlob(iter(messages))
+        return digest
+
+    async def upload_folder(self, files: dict[str, bytes], **holder: str) -> str:
+        """Have a folder held; returns its manifest, in the form of ``FolderStore``."""
+        entries = [(path, await self.upload(data, **holder), len(data)) for path, data in sorted(files.items())]
+        return await self.upload(json.dumps(entries).encode(), **holder)
 
     async def job(self, job_id: str) -> jobs_pb2.Job:
         job: jobs_pb2.Job = (await self.jobs.GetJob(jobs_pb2.GetJobRequest(job_id=job_id))).job
@@ -142,6 +160,7 @@ async def running_api(
     limits: Limits = DEFAULT_LIMITS,
     settings: Settings = DEFAULT_SETTINGS,
     store: Store | None = None,
+    files: Any = None,
 ) -> AsyncIterator[Api]:
     """Serve, with the people of ``PEOPLE`` in two institutions."""
     catalogue = catalogue or Catalogue()
@@ -150,7 +169,7 @@ async def running_api(
     metrics = Metrics()
     memory, key = store or MemoryStore(clock), AuditKey(Ed25519PrivateKey.generate())
     control_plane = ControlPlane(memory, clock, RandomIds(), codec, Policy(), settings, metrics, key)
-    files = FolderStore(folder / "artifacts")
+    files = files or FolderStore(folder / "artifacts")
     artifacts = Artifacts(files, folder / "uploads")
     server = ApiServer(
         control_plane,
@@ -281,8 +300,8 @@ class Agent:
     async def started(self, launch: regions_pb2.Launch) -> None:
         await self.event(launch, started=regions_pb2.AttemptStarted())
 
-    async def finished(self, launch: regions_pb2.Launch, results: str = "", logs: str = "") -> None:
-        end = regions_pb2.AttemptFinished(outcome=common_pb2.ATTEMPT_OUTCOME_SUCCEEDED, results=results, logs=logs)
+    async def finished(self, launch: regions_pb2.Launch, **left: str) -> None:
+        end = regions_pb2.AttemptFinished(outcome=common_pb2.ATTEMPT_OUTCOME_SUCCEEDED, **left)
         await self.event(launch, finished=end)
 
     async def log(self, request: regions_pb2.LogRequest, offset: int, data: bytes, **more: Any) -> None:

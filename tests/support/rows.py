@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from scheduler.domain.holdings import HoldingKind, HoldingRecord
 from scheduler.domain.records import (
     ApiKeyRecord,
     AttemptRecord,
@@ -245,3 +246,24 @@ def grant(name: str = "g1", **values: Any) -> GrantRecord:
     for column in ("deidentification", "from_ms", "to_ms", "decide_ms", "revoke_ms"):
         defaults[column] = 0
     return GrantRecord(**(defaults | values))
+
+
+def holding(item: str, **values: Any) -> HoldingRecord:
+    defaults: dict[str, Any] = {
+        "institution": "tongji",
+        "project": "default",
+        "kind": int(HoldingKind.UPLOAD),
+        "item": item,
+        "digest": item,
+        "job_id": "",
+        "user": "li",
+        "size_bytes": 100,
+        "since_ms": T0_MS,
+    }
+    return HoldingRecord(**(defaults | values))
+
+
+def held_by_job(number: int, kind: HoldingKind = HoldingKind.RESULT, **values: Any) -> HoldingRecord:
+    job_id = f"j{number:010d}"
+    item = values.pop("item", f"{job_id}/1" if kind is HoldingKind.LOG else job_id)
+    return holding(item, **({"kind": int(kind), "digest": f"sha256:{number:064x}", "job_id": job_id} | values))

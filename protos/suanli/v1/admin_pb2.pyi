@@ -222,6 +222,8 @@ class Quota(_message.Message):
     GPU_MILLI_FIELD_NUMBER: _builtins.int
     PENDING_JOBS_FIELD_NUMBER: _builtins.int
     IN_USE_FIELD_NUMBER: _builtins.int
+    STORED_MIB_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
     institution: _builtins.str
     project: _builtins.str
     """Empty: the institution as a whole."""
@@ -230,6 +232,10 @@ class Quota(_message.Message):
     gpu_milli: _builtins.int
     pending_jobs: _builtins.int
     """Jobs that have not ended. At most 10,000,000."""
+    stored_mib: _builtins.int
+    """What is kept in the artifact store, in MiB. 0 to 1,099,511,627,776; -1: no limit. In SetQuota, unset: as it was."""
+    stored_bytes: _builtins.int
+    """Output only: what is kept there now."""
     @_builtins.property
     def in_use(self) -> _common_pb2.Resources:
         """Output only: what is held now."""
@@ -244,12 +250,16 @@ class Quota(_message.Message):
         gpu_milli: _builtins.int = ...,
         pending_jobs: _builtins.int = ...,
         in_use: _common_pb2.Resources | None = ...,
+        stored_mib: _builtins.int | None = ...,
+        stored_bytes: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["in_use", b"in_use"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_stored_mib", b"_stored_mib", "in_use", b"in_use", "stored_mib", b"stored_mib"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_milli", b"cpu_milli", "gpu_milli", b"gpu_milli", "in_use", b"in_use", "institution", b"institution", "memory_mib", b"memory_mib", "pending_jobs", b"pending_jobs", "project", b"project"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stored_mib", b"_stored_mib", "cpu_milli", b"cpu_milli", "gpu_milli", b"gpu_milli", "in_use", b"in_use", "institution", b"institution", "memory_mib", b"memory_mib", "pending_jobs", b"pending_jobs", "project", b"project", "stored_bytes", b"stored_bytes", "stored_mib", b"stored_mib"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__stored_mib: _TypeAlias = _typing.Literal["stored_mib"]  # noqa: Y015
+    _WhichOneofArgType__stored_mib: _TypeAlias = _typing.Literal["_stored_mib", b"_stored_mib"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stored_mib) -> _WhichOneofReturnType__stored_mib | None: ...
 
 Global___Quota: _TypeAlias = Quota  # noqa: Y015
 

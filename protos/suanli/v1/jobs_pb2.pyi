@@ -1657,6 +1657,9 @@ class FindMissingBlobsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DIGESTS_FIELD_NUMBER: _builtins.int
+    INSTITUTION_FIELD_NUMBER: _builtins.int
+    institution: _builtins.str
+    """Empty: the caller's."""
     @_builtins.property
     def digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """"sha256:<64 hex>". At most 10,000."""
@@ -1665,10 +1668,11 @@ class FindMissingBlobsRequest(_message.Message):
         self,
         *,
         digests: _abc.Iterable[_builtins.str] | None = ...,
+        institution: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digests", b"digests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digests", b"digests", "institution", b"institution"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1700,18 +1704,26 @@ class UploadBlobRequest(_message.Message):
 
     DIGEST_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    INSTITUTION_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
     """In the first message only."""
     data: _builtins.bytes
+    institution: _builtins.str
+    """Who is to hold it; in the first message only. Empty: the caller's."""
+    project: _builtins.str
+    """In the first message only. Empty: "default", or the one that the credential is for."""
     def __init__(
         self,
         *,
         digest: _builtins.str = ...,
         data: _builtins.bytes = ...,
+        institution: _builtins.str = ...,
+        project: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "digest", b"digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "digest", b"digest", "institution", b"institution", "project", b"project"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

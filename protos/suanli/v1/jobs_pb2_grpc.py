@@ -150,7 +150,7 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FindMissingBlobs(self, request, context):
-        """Which of these blobs the artifact store does not hold yet, so that only those need be uploaded.
+        """Which of these blobs the institution does not hold yet, so that only those need be uploaded. What others hold does not count.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -49,7 +49,7 @@ class JobServiceStub:
     TailLogs: _grpc.UnaryStreamMultiCallable[_jobs_pb2.TailLogsRequest, _jobs_pb2.TailLogsResponse]
     """Streams the log of one replica of an attempt from a byte offset on; follows while the attempt is live when asked to."""
     FindMissingBlobs: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.FindMissingBlobsRequest, _jobs_pb2.FindMissingBlobsResponse]
-    """Which of these blobs the artifact store does not hold yet, so that only those need be uploaded."""
+    """Which of these blobs the institution does not hold yet, so that only those need be uploaded. What others hold does not count."""
     UploadBlob: _grpc.StreamUnaryMultiCallable[_jobs_pb2.UploadBlobRequest, _jobs_pb2.UploadBlobResponse]
     """Uploads one blob in chunks of at most 1 MiB. The first message names the digest; the content is checked against it."""
     ListResults: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListResultsRequest, _jobs_pb2.ListResultsResponse]
@@ -80,7 +80,7 @@ class JobServiceAsyncStub(JobServiceStub):
     TailLogs: _aio.UnaryStreamMultiCallable[_jobs_pb2.TailLogsRequest, _jobs_pb2.TailLogsResponse]  # type: ignore[assignment]
     """Streams the log of one replica of an attempt from a byte offset on; follows while the attempt is live when asked to."""
     FindMissingBlobs: _aio.UnaryUnaryMultiCallable[_jobs_pb2.FindMissingBlobsRequest, _jobs_pb2.FindMissingBlobsResponse]  # type: ignore[assignment]
-    """Which of these blobs the artifact store does not hold yet, so that only those need be uploaded."""
+    """Which of these blobs the institution does not hold yet, so that only those need be uploaded. What others hold does not count."""
     UploadBlob: _aio.StreamUnaryMultiCallable[_jobs_pb2.UploadBlobRequest, _jobs_pb2.UploadBlobResponse]  # type: ignore[assignment]
     """Uploads one blob in chunks of at most 1 MiB. The first message names the digest; the content is checked against it."""
     ListResults: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListResultsRequest, _jobs_pb2.ListResultsResponse]  # type: ignore[assignment]
@@ -156,7 +156,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _jobs_pb2.FindMissingBlobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.FindMissingBlobsResponse, _abc.Awaitable[_jobs_pb2.FindMissingBlobsResponse]]:
-        """Which of these blobs the artifact store does not hold yet, so that only those need be uploaded."""
+        """Which of these blobs the institution does not hold yet, so that only those need be uploaded. What others hold does not count."""
 
     @_abc_1.abstractmethod
     def UploadBlob(

@@ -13,6 +13,7 @@ from google.protobuf import message_factory
 
 from protos.suanli.v1 import (
     admin_pb2,
+    artifacts_pb2,
     audit_pb2,
     budgets_pb2,
     common_pb2,
@@ -124,6 +125,12 @@ async def _withdraw(api: Api, op: Client) -> Any:
     return await op.data.WithdrawDataSet(data_pb2.WithdrawDataSetRequest(name="census", version="1", reason="over"))
 
 
+async def _delete_artifacts(api: Api, op: Client) -> Any:
+    digest = await api["ada"].upload(b"abc")
+    chosen = artifacts_pb2.ArtifactFilter(institution="uni-a", digests=[digest])
+    return await op.artifacts.DeleteArtifacts(artifacts_pb2.DeleteArtifactsRequest(filter=chosen, reason="r"))
+
+
 CHANGES: dict[str, tuple[Call, str, str]] = {
     "PutInstitution": (
         lambda api, op: op.admin.PutInstitution(
@@ -191,6 +198,7 @@ CHANGES: dict[str, tuple[Call, str, str]] = {
     "RequestGrant": (_request_grant, "", "uni-a"),
     "DecideGrant": (_decide_grant, "", "uni-a"),
     "RevokeGrant": (_revoke_grant, "", "uni-a"),
+    "DeleteArtifacts": (_delete_artifacts, "uni-a", "uni-a"),
     "CorrectLedger": (_correct, "1", "uni-a"),
     "CloseMonth": (lambda api, op: op.usage.CloseMonth(usage_pb2.CloseMonthRequest(month="2020-01")), "2020-01", ""),
 }

@@ -139,8 +139,9 @@ async def test_a_storage_that_is_away_is_said(tmp_path: Path, monkeypatch: pytes
         raise ConnectionRefusedError("s3.example.org says no")
 
     async with running_api(tmp_path) as api:
+        digest = await api["ada"].upload(b"")
         monkeypatch.setattr(api.store, "has", away)
-        digests = jobs_pb2.FindMissingBlobsRequest(digests=[digest_of(b"")])
+        digests = jobs_pb2.FindMissingBlobsRequest(digests=[digest])
         error = await failure(api["ada"].jobs.FindMissingBlobs(digests))
         assert error.code() is Code.UNAVAILABLE
         assert "example" not in error.details()

@@ -135,7 +135,7 @@ async def test_a_check_stores_nothing(api: Api) -> None:
 
 
 async def test_a_script_must_be_in_the_folder(api: Api) -> None:
-    manifest = api.store.put(b'[["src/train.py", "sha256:00", 3]]')
+    manifest = await api["ada"].upload_folder({"src/train.py": b"abc"})
 
     def spec(script: str) -> jobs_pb2.SubmitJobsRequest:
         entry = jobs_pb2.PythonEntryPoint(script=script)
@@ -144,7 +144,7 @@ async def test_a_script_must_be_in_the_folder(api: Api) -> None:
     assert (await api["ada"].jobs.SubmitJobs(spec("./src/train.py"))).job_ids
     error = await failure(api["ada"].jobs.SubmitJobs(spec("train.py")))
     assert info_of(error).metadata["field"] == "jobs[0].python.script"
-    blob = api.store.put(b"no manifest")
+    blob = await api["ada"].upload(b"no manifest")
     bad = jobs_pb2.JobSpec(command=jobs_pb2.Command(argv=["a"]), working_folder=blob)
     error = await failure(api["ada"].jobs.SubmitJobs(jobs_pb2.SubmitJobsRequest(jobs=[bad])))
     assert info_of(error).metadata["field"] == "jobs[0].working_folder"

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 
 from protos.suanli.v1 import (
     admin_pb2,
+    artifacts_pb2,
     audit_pb2,
     budgets_pb2,
     common_pb2,
@@ -188,7 +189,7 @@ def budget(thing: Thing) -> budgets_pb2.PutBudgetRequest:
 
 
 A, J, U = "suanli.v1.AdminService/", "suanli.v1.JobService/", "suanli.v1.UsageService/"
-D = "suanli.v1.DataService/"
+D, R = "suanli.v1.DataService/", "suanli.v1.ArtifactService/"
 FILTER = jobs_pb2.JobFilter
 CALLS: dict[str, tuple[Any, Build]] = {
     J + "GetJob": (jobs, lambda t: jobs_pb2.GetJobRequest(job_id=t.name)),
@@ -200,8 +201,23 @@ CALLS: dict[str, tuple[Any, Build]] = {
     J + "DownloadResult": (jobs, lambda t: jobs_pb2.DownloadResultRequest(job_id=t.name, path="x")),
     J + "SubmitJobs": (institutions, lambda t: jobs_pb2.SubmitJobsRequest(jobs=[spec(t)])),
     J + "ListJobs": (institutions, lambda t: jobs_pb2.ListJobsRequest(filter=FILTER(institution=t.institution))),
-    J + "FindMissingBlobs": (one_of_all, lambda t: jobs_pb2.FindMissingBlobsRequest()),
-    J + "UploadBlob": (one_of_all, lambda t: jobs_pb2.UploadBlobRequest(digest=digest_of(b"x"), data=b"x")),
+    J + "FindMissingBlobs": (
+        institutions,
+        lambda t: jobs_pb2.FindMissingBlobsRequest(digests=[digest_of(b"x")], institution=t.institution),
+    ),
+    J + "UploadBlob": (
+        institutions,
+        lambda t: jobs_pb2.UploadBlobRequest(digest=digest_of(b"x"), data=b"x", institution=t.institution),
+    ),
+    R + "ListArtifacts": (
+        jobs,
+        lambda t: artifacts_pb2.ListArtifactsRequest(filter=artifacts_pb2.ArtifactFilter(job_ids=[t.name])),
+    ),
+    R + "DeleteArtifacts": (
+        jobs,
+        lambda t: artifacts_pb2.DeleteArtifactsRequest(filter=artifacts_pb2.ArtifactFilter(job_ids=[t.name])),
+    ),
+    R + "GetStorage": (institutions, lambda t: artifacts_pb2.GetStorageRequest(institution=t.institution)),
     J + "ListAlgorithms": (one_of_all, lambda t: jobs_pb2.ListAlgorithmsRequest()),
     "suanli.v1.RegionService/Connect": (
         regions,

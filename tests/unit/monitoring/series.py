@@ -81,6 +81,11 @@ def _gauges() -> Iterator[Series]:
     for name, part in (("limit", 1.0), ("in_use", 0.25)):
         quotas = [(f'institution="uni-a",project="",resource="{r}"', part * n, 0.0) for r, n in _AMOUNTS.items()]
         yield f"suanli_quota_{name}", "gauge", "", quotas
+    yield "suanli_stored_bytes", "gauge", "", [('institution="uni-a"', 5e11, 0), ('institution="uni-b"', 1e9, 0)]
+    yield "suanli_stored_quota_bytes", "gauge", "", [('institution="uni-a"', 1e12, 0)]
+    yield "suanli_artifact_store_bytes", "gauge", "", [(_TARGET, 4e11, 0)]
+    yield "suanli_artifact_collector_last_run_timestamp_seconds", "gauge", "", [(_TARGET, END_S - 3_600, 0)]
+    yield "suanli_artifact_collected_bytes_total", "counter", "", [(_TARGET, 0.0, 100.0)]
     limited = [(f'{_TARGET},method="/suanli.v1.JobService/ListJobs",limit="user_calls"', 0.0, 0.01)]
     yield "suanli_rpc_limited_total", "counter", "", limited
     yield "suanli_rpc_open_streams", "gauge", "", [(f'{_TARGET},method="/suanli.v1.RegionService/Connect"', 2, 0)]

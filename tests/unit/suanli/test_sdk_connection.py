@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from scheduler.api.errors import CODES, status_of
 from scheduler.domain import errors as server_errors
 from suanli import AsyncClient, errors
 from suanli.connection import Backoff, Connection, connect
+from suanli.folder import LocalBlob
 from suanli.settings import Settings
+from suanli.transfer import NOBODY, _send
 
 Answer = Callable[[Any, Any], Awaitable[Any]]
 AWAY = server_errors.Unavailable("Not now.", reason="NOT_LEADER")
@@ -249,3 +252,57 @@ def free_address() -> str:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{one.getsockname()[1]}"
+
+
+def limited(retry_ms: int) -> server_errors.ResourceExhausted:
+    return server_errors.ResourceExhausted("Too much.", reason="RATE_LIMITED", retry_ms=retry_ms)
+
+
+@pytest.mark.parametrize("idempotent", [True, False])
+async def test_a_call_comes_again_when_it_is_told_to(fake: tuple[Fake, Connection], idempotent: bool) -> None:
+    servicer, connection = fake
+    servicer.failures = [limited(20), limited(30)]
+    waits: list[tuple[float, errors.SuanliError]] = []
+    connection.on_wait = lambda seconds, error: waits.append((seconds, error))
+    began = time.monotonic()
+    response = await connection.call(connection.jobs.GetJob, ASK, idempotent=idempotent)
+    assert response.job.id == "j1"
+    # Never earlier than told.
+    assert time.monotonic() - began >= 0.05
+    assert [0.02 <= waits[0][0] <= 0.13, 0.03 <= waits[1][0] <= 0.14] == [True, True]
+    assert (waits[0][1].reason, waits[0][1].retry_s) == ("RATE_LIMITED", 0.02)
+
+
+async def test_a_stream_and_an_upload_come_again_when_told_to(fake: tuple[Fake, Connection]) -> None:
+    servicer, connection = fake
+    servicer.failures = [limited(20)]
+    servicer.logs = [[jobs_pb2.TailLogsResponse(data=b"x")]]
+    answers = [
+        one async for one in connection.resume(connection.jobs.TailLogs, lambda: jobs_pb2.TailLogsRequest(job_id="j"))
+    ]
+    assert [one.data for one in answers] == [b"x"]
+    servicer.failures = [limited(20)]
+    blob = LocalBlob("sha256:" + "0" * 64, 3, None, b"abc")
+    await connection.persist(lambda: _send(connection, blob, NOBODY))
+    assert len(servicer.requests) == 4
+
+
+@pytest.mark.parametrize("retry_ms", [0, 3_600_000])
+async def test_who_is_told_nothing_or_too_long_a_time_is_refused_at_once(
+    fake: tuple[Fake, Connection], retry_ms: int
+) -> None:
+    servicer, connection = fake
+    servicer.failures = [limited(retry_ms)]
+    with pytest.raises(errors.ResourceExhausted) as caught:
+        await connection.call(connection.jobs.GetJob, ASK, idempotent=True)
+    assert (caught.value.reason, caught.value.retry_s) == ("RATE_LIMITED", retry_ms / 1000)
+    assert len(servicer.requests) == 1
+
+
+async def test_waiting_as_told_ends(fake: tuple[Fake, Connection], monkeypatch: pytest.MonkeyPatch) -> None:
+    servicer, connection = fake
+    monkeypatch.setattr("suanli.connection.TOLD_S", 0.1)
+    servicer.failures = [limited(30) for _ in range(50)]
+    with pytest.raises(errors.ResourceExhausted):
+        await connection.call(connection.jobs.GetJob, ASK)
+    assert 1 < len(servicer.requests) <= 4
