@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from scheduler.domain.classification import Classification
-from scheduler.domain.records import DataSetRecord, GrantRecord
+from scheduler.domain.data_records import DataSetRecord, GrantRecord
 from scheduler.governance.data import Action, DataSet, Grant, GrantStatus, OnRevoke, Replica
 from scheduler.governance.register import Register
 from scheduler.planning import policy as planning

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from scheduler.domain.data_records import DataSetRecord, GrantRecord
 from scheduler.domain.holdings import HoldingKey, HoldingRecord, StorageMark, StoredRecord
 from scheduler.domain.records import (
     ApiKeyRecord,
@@ -18,11 +19,9 @@ from scheduler.domain.records import (
     BudgetNoticeRecord,
     BudgetRecord,
     BudgetSpendingRecord,
-    DataSetRecord,
     EnrolmentRecord,
     EventRecord,
     FairUsageRecord,
-    GrantRecord,
     InstitutionRecord,
     JobRecord,
     LedgerRecord,

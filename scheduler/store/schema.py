@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.schema import SchemaItem
 
-from scheduler.domain import holdings, records
+from scheduler.domain import data_records, holdings, records
 from scheduler.service.ports import DaySum, UsageKey
 
 METADATA = MetaData()
@@ -143,14 +143,14 @@ BUDGET_NOTICES = _table(
 )
 DATA_SETS = _table(
     "data_sets",
-    records.DataSetRecord,
+    data_records.DataSetRecord,
     "data_set version",
     ForeignKeyConstraint(["institution"], ["institutions.institution"], name="data_sets_institution"),
 )
 # A grant names a pattern of versions, not one of them.
 GRANTS = _table(
     "grants",
-    records.GrantRecord,
+    data_records.GrantRecord,
     "grant_id",
     ForeignKeyConstraint(["institution"], ["institutions.institution"], name="grants_institution"),
 )

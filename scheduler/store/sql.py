@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
+from scheduler.domain.data_records import DataSetRecord, GrantRecord
 from scheduler.domain.errors import Internal
 from scheduler.domain.holdings import HoldingKey, HoldingRecord, StorageMark, StoredRecord
 from scheduler.domain.records import (
@@ -20,11 +21,9 @@ from scheduler.domain.records import (
     BudgetNoticeRecord,
     BudgetRecord,
     BudgetSpendingRecord,
-    DataSetRecord,
     EnrolmentRecord,
     EventRecord,
     FairUsageRecord,
-    GrantRecord,
     InstitutionRecord,
     JobRecord,
     LedgerRecord,

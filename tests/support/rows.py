@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from scheduler.domain.data_records import DataSetRecord, GrantRecord
 from scheduler.domain.holdings import HoldingKind, HoldingRecord
 from scheduler.domain.records import (
     ApiKeyRecord,
@@ -11,11 +12,9 @@ from scheduler.domain.records import (
     BudgetNoticeRecord,
     BudgetRecord,
     BudgetSpendingRecord,
-    DataSetRecord,
     EnrolmentRecord,
     EventRecord,
     FairUsageRecord,
-    GrantRecord,
     InstitutionRecord,
     JobRecord,
     LedgerRecord,
