@@ -47,6 +47,7 @@ _SLOW_TO_FAIL = frozenset(
 )
 _WISHES = ("", "stop", "kill", "gone")
 _NO_CODE = 1
+_MAX_SAID = 500
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -110,6 +111,7 @@ class Keeper:
         self._ran = False
         self._started_ms = 0
         self._failure = ""
+        self._said = ""
         self._used = (0, 0)
         self._start_by = time.monotonic() + spec.start_timeout_ms / 1000
         self._failing_since: float | None = None
@@ -278,6 +280,10 @@ class Keeper:
     def _on_failed(self, text: str) -> None:
         self._failure = text
 
+    def _on_raw(self, text: str) -> None:
+        # Something else than our first process spoke: why that could not begin.
+        self._said = f"{self._said} {text}"[-_MAX_SAID:]
+
     def _on_told(self, _: object) -> None:
         if self._wish == "stop":
             self._act_at = float("inf")
@@ -297,7 +303,10 @@ class Keeper:
             self._log_thread = self._thread(self._log.run)
         if is_over(pod):
             self._read_last_log()
-            raise _OverError(judge_pod(pod, ran=self._ran, failure=self._failure, memory_mib=self._spec.memory_mib))
+            outcome = judge_pod(pod, ran=self._ran, failure=self._failure, memory_mib=self._spec.memory_mib)
+            if not outcome.ran and not self._failure:
+                outcome = dataclasses.replace(outcome, message=f"{outcome.message} {self._said}".strip())
+            raise _OverError(outcome)
         if now >= self._give_up_at:
             # Its own switch has ended it, or the sweeps will.
             raise _OverError(

@@ -69,7 +69,8 @@ class LogFollower:
         whole, self._whole = self._whole, False
         for line in self._api.log(*self._where, since_s=None if whole else self._since_s(), follow=follow):
             frame, missing = self._reader.take(line)
-            if frame is None:
+            stamp = line.partition(b" ")[0].decode("ascii", "replace")
+            if frame is None or (not frame.number and stamp <= self._newest):
                 continue
             if missing and not whole:
                 # Rather than trust two clocks: look whether the node still has them.
@@ -79,7 +80,7 @@ class LogFollower:
                 self._write(1, b"[... %d lines left out ...]\n" % missing)
             self._deliver(frame)
             self._reader.accept(frame)
-            self._newest = line.partition(b" ")[0].decode("ascii", "replace")
+            self._newest = stamp
         return False
 
     def _since_s(self) -> int:
@@ -94,7 +95,9 @@ class LogFollower:
     def _deliver(self, frame: pod_frames.Frame) -> None:
         if frame.kind in _STREAMS:
             stream, end = _STREAMS[frame.kind]
-            self._write(stream, frame.data + end if frame.number else frame.data + b"\n")
+            self._write(stream, frame.data + end)
+            if not frame.number:
+                self._tell(("raw", frame.data.decode("utf-8", "replace")))
         elif frame.kind == pod_frames.STARTED:
             self._tell(("started", None))
         elif frame.kind == pod_frames.FAILED:
