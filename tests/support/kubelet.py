@@ -100,9 +100,17 @@ class Kubelet:
         if grace_s == 0 or container is None or container.over:
             self.cluster.remove(name)
             return
-        self.cluster.update(name, lambda one: one["metadata"].update(deletionTimestamp=_now(), deletionGracePeriodSeconds=grace_s))
+        self.cluster.update(
+            name, lambda one: one["metadata"].update(deletionTimestamp=_now(), deletionGracePeriodSeconds=grace_s)
+        )
         container.kill_at = min(container.kill_at, time.monotonic() + grace_s)
         container.signal(signal.SIGTERM)
+
+    def forget(self, pod: Object) -> None:
+        """A pod that the API has no more must not run."""
+        container = self.containers.get(pod["metadata"]["uid"])
+        if container is not None and not container.over:
+            container.signal(signal.SIGKILL)
 
     def _life(self, pod: Object) -> None:
         name, spec = pod["metadata"]["name"], pod["spec"]
@@ -206,7 +214,9 @@ class Kubelet:
         walls = ["bwrap", "--unshare-pid", "--unshare-ipc", "--as-pid-1", "--die-with-parent"]
         for path in _IMAGE:
             walls += [*_parents(path), "--symlink", os.readlink(path), path] if os.path.islink(path) else []
-            walls += [*_parents(path), "--ro-bind", path, path] if os.path.isdir(path) and not os.path.islink(path) else []
+            walls += (
+                [*_parents(path), "--ro-bind", path, path] if os.path.isdir(path) and not os.path.islink(path) else []
+            )
         walls += ["--dev", "/dev", "--proc", "/proc"]
         for mount in mounts:
             volume, target = sources[mount["name"]], mount["mountPath"]

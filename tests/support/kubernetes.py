@@ -189,6 +189,7 @@ class FakeKubernetes:
             pod = self.pods.pop(name, None)
             if pod is not None:
                 self._note("DELETED", pod)
+                self.kubelet.forget(pod)
 
     # --- requests -------------------------------------------------------------------------------------------------
 
@@ -255,7 +256,11 @@ class FakeKubernetes:
                 if not fresh:
                     left = until - time.monotonic()
                     if left <= 0:
-                        bookmark = {"kind": "Pod", "apiVersion": "v1", "metadata": {"resourceVersion": str(self.version)}}
+                        bookmark = {
+                            "kind": "Pod",
+                            "apiVersion": "v1",
+                            "metadata": {"resourceVersion": str(self.version)},
+                        }
                         bookmark["metadata"]["uid"] = ""
                         yield {"type": "BOOKMARK", "object": bookmark}
                         return
@@ -347,7 +352,9 @@ class _Handler(BaseHTTPRequestHandler):
         except Refused as refused:
             self._answer(refused.code, refused.status)
 
-    do_GET = do_POST = do_DELETE = _request
+    do_GET = _request  # noqa: N815 - the names that http.server asks for
+    do_POST = _request  # noqa: N815
+    do_DELETE = _request  # noqa: N815
 
     def _route(self, path: list[str], query: dict[str, str], body: Object) -> None:
         cluster = self.cluster

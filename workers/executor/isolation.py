@@ -82,6 +82,12 @@ class Isolations:
     default: Isolation = Isolation()
     pools: Mapping[str, Isolation] = dataclasses.field(default_factory=dict)
 
+    @property
+    def pods(self) -> tuple[PodSettings, ...]:
+        """Every way of making pods that is declared."""
+        declared = (self.default, *self.pools.values())
+        return tuple(dict.fromkeys(one.pod for one in declared if one.tier is Tier.POD))
+
     def of(self, pool: str) -> Isolation:
         """Return what holds for the jobs of a pool."""
         return self.pools.get(pool, self.default)

@@ -27,6 +27,9 @@ from workers.executor.programs import find_program
 
 LOOK_S = 0.5
 """Between two looks at the control folder."""
+MEET_S = 5.0
+"""So long the keeper's first sign of life is waited for; on a mount that shows none, the command begins without."""
+_FEEL_S = 0.02
 _PR_SET_DUMPABLE = 4
 _READ_BYTES = 1 << 16
 _PATIENCE_S = 0.2
@@ -60,6 +63,7 @@ class Init:
 
     def run(self) -> int:
         """Return the exit code for the container."""
+        self._meet_keeper()
         if not self._start():
             return _NOT_RUN
         look_at = 0.0
@@ -77,6 +81,13 @@ class Init:
         self._say(self.writer.line(pod_frames.USED, b"%d %d" % (self.cpu_ms, self.peak_kib)))
         killed = os.WIFSIGNALED(self.status)
         return 128 + os.WTERMSIG(self.status) if killed else os.WEXITSTATUS(self.status)
+
+    def _meet_keeper(self) -> None:
+        """Wait until the keeper has touched its file: what moves once will be missed when it moves no more."""
+        until = time.monotonic() + MEET_S
+        while self.job["switch_ms"] and not self.alive_moved and time.monotonic() < until:
+            self._feel()
+            time.sleep(_FEEL_S)
 
     def send(self, number: int) -> None:
         """Send a signal to all processes but this one."""
@@ -168,8 +179,12 @@ class Init:
                 self.told = wanted
                 self._say(self.writer.line(pod_frames.TOLD, b"%d" % wanted))
                 self.send(wanted)
-        if not self.job["switch_ms"]:
-            return
+        if self.job["switch_ms"] and self._feel():
+            self._say(self.writer.output(pod_frames.STDERR, b"suanli: nobody watches over this pod any more\n"))
+            self.send(signal.SIGKILL)
+
+    def _feel(self) -> bool:
+        """Look for a sign of life; whether there has been none for too long."""
         moved = -1
         with contextlib.suppress(OSError):
             moved = os.stat(f"{self.control}/alive").st_mtime_ns
@@ -178,9 +193,8 @@ class Init:
             # A mount on which nothing ever moves tells nothing, so it ends nothing.
             self.alive_moved = self.alive_moved or self.alive_seen is not None
             self.alive_seen, self.alive_at = moved, now
-        elif self.alive_moved and (now - self.alive_at) * 1000 > self.job["switch_ms"]:
-            self._say(self.writer.output(pod_frames.STDERR, b"suanli: nobody watches over this pod any more\n"))
-            self.send(signal.SIGKILL)
+            return False
+        return self.alive_moved and (now - self.alive_at) * 1000 > self.job["switch_ms"]
 
 
 def _become(program: str, job: dict[str, Any], env: dict[str, str], fds: list[int]) -> None:

@@ -31,11 +31,14 @@ from workers.executor.pod_watch import watch_pod
 from workers.executor.types import ExitReason
 
 BEAT_S = 2.0
+_FIRST_BEATS_S = 0.2
 _RETRY_S = 1.0
 _TOLD_PATIENCE_S = 3.0
 """So long a pod may take to see that it is to end, before Kubernetes tells it."""
 _IMAGE_PATIENCE_S = 60.0
 _LAST_LOG_S = 30.0
+_LOG_OF_NONE_S = 2.0
+"""What still comes of the log of a pod that is gone comes at once."""
 _CLEAN_UP_S = 10.0
 ABANDONED_S = 600.0
 """How long a pod without a runner is tried to be deleted; the executor's sweeps go on after that."""
@@ -161,7 +164,8 @@ class Keeper:
             # A full disk is no reason to stop: the time of an empty file takes no room.
             with contextlib.suppress(OSError):
                 os.utime(alive)
-            self._beating.wait(BEAT_S)
+            # Its first process begins nothing before it has seen a sign of life.
+            self._beating.wait(BEAT_S if self._ran else _FIRST_BEATS_S)
 
     # --- making the pod -------------------------------------------------------------------------------------------
 
@@ -333,8 +337,7 @@ class Keeper:
             self._fail(f"the container cannot be started ({reason}): {said}")
         if reason in _SLOW_TO_FAIL:
             self._failing_since = self._failing_since or now
-            patience = min(_IMAGE_PATIENCE_S, self._spec.start_timeout_ms / 1000)
-            if now - self._failing_since >= patience:
+            if now >= min(self._failing_since + _IMAGE_PATIENCE_S, self._start_by):
                 image = self._spec.manifest["spec"]["containers"][0]["image"]
                 self._fail(f"the container of image {image} cannot be started ({reason}): {said}")
         elif reason != "ContainerCreating":
@@ -351,7 +354,7 @@ class Keeper:
                     f"Kubernetes found no room for the pod on its node {limit}: {unscheduled[0].get('message', '')}"
                 )
             said = said or self._api.warning(self._spec.namespace, self._spec.name)
-            self._fail(f"the pod did not start {limit}: {reason} {said}".strip())
+            self._fail(f"the pod did not start {limit}: {' '.join(filter(None, (reason, said)))}")
 
     # --- the end --------------------------------------------------------------------------------------------------
 
@@ -361,11 +364,13 @@ class Keeper:
             self._log_thread = self._thread(self._log.run)
         if self._log_thread is not None and self._wish != "gone":
             self._log.ended.set()
-            self._log_thread.join(_LAST_LOG_S)
+            self._log_thread.join(_LAST_LOG_S if self._pod is not None else _LOG_OF_NONE_S)
         self._wait(0)
 
     def _clean_up(self) -> None:
         """Delete the pod, if it was ever made."""
+        if self._wish == "kill" and time.monotonic() >= self._give_up_at:
+            return
         until = time.monotonic() + (ABANDONED_S if self._wish == "gone" else _CLEAN_UP_S)
         while self._tried and self._pod_left() and time.monotonic() < until:
             time.sleep(_RETRY_S / 4)
