@@ -57,8 +57,9 @@ class PodApi:
         # Trying again is decided by those who call.
         settings.retries = False
         try:
-            if os.environ.get("KUBECONFIG"):
-                config.load_kube_config(client_configuration=settings)
+            if file := os.environ.get("KUBECONFIG"):
+                # Named, for the client takes the variable's value from when it was imported.
+                config.load_kube_config(file, client_configuration=settings)
             else:
                 config.load_incluster_config(client_configuration=settings)
         except (config.ConfigException, OSError) as error:
