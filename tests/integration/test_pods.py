@@ -21,6 +21,21 @@ from tests.integration.pod_tools import REAL, InPods, executor_in, fake, log, re
 from workers.executor.isolation import Network
 from workers.executor.types import ExitReason, Launch, Started, Stream
 
+BACKEND = """
+import os, zipfile
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + "/node"
+    processes = sum(one.isdigit() for one in os.listdir("/proc"))
+    seen = {"uid": os.getuid(), "root": sorted(os.listdir(root)), "processes": processes}
+    name = "spy-1-py3-none-any.whl"
+    with zipfile.ZipFile(os.path.join(folder, name), "w") as wheel:
+        wheel.writestr("spy.py", f"SEEN = {seen!r}")
+        wheel.writestr("spy-1.dist-info/METADATA", "Metadata-Version: 2.1\\nName: spy\\nVersion: 1\\n")
+        wheel.writestr("spy-1.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr("spy-1.dist-info/RECORD", "")
+    return name
+"""
+
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
@@ -239,7 +254,6 @@ else:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"packages": ("numpy",)}, "no packages are installed"),
         ({"gpu_indices": (0,), "gpu_milli": 500}, "whole GPUs"),
     ],
 )
@@ -247,6 +261,36 @@ async def test_what_pods_cannot_have_is_refused_in_words(run: Run, changes: dict
     ended = await run.run(dataclasses.replace(shell("true", job()), **changes))  # type: ignore[arg-type]
     assert ended.reason in {ExitReason.SPAWN_FAILED, ExitReason.ENVIRONMENT_FAILED}
     assert words in ended.message
+
+
+async def test_packages_are_installed_in_a_pod_of_their_own(run: Run, place: Path) -> None:
+    name, other = job(), job()
+    project = place / "project"
+    project.mkdir()
+    (project / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+        '[project]\nname = "spy"\nversion = "1"\n'
+    )
+    (project / "backend.py").write_text(BACKEND)
+    executor = run.executor
+    assert isinstance(executor, InPods)
+    usual = executor.isolation
+    executor.isolation = dataclasses.replace(usual, extra_read_only=(str(project),))
+    script = "import spy, json; print(json.dumps(spy.SEEN))"
+    try:
+        launch = Launch(name, 1, ("python", "-c", script), packages=(f"spy @ file://{project}",))
+        ended = await run.run(launch)
+        assert ended.succeeded, ended
+        bad = await run.run(shell("true", other, packages=(f"none @ file://{place}/no-such",)))
+    finally:
+        executor.isolation = usual
+    seen = json.loads(await log(run, job_id=name))
+    # Building ran in the pod: not as root, without the executor's folders, and not as a process of the node.
+    assert seen["uid"] != 0
+    assert seen["root"] == ["envs", "pods"]
+    assert seen["processes"] < 8
+    assert bad.reason is ExitReason.ENVIRONMENT_FAILED
+    assert "no-such" in bad.message
 
 
 async def test_a_gang_in_a_pool_without_a_network_is_refused(run: Run) -> None:

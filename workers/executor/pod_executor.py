@@ -11,6 +11,7 @@ from workers.executor.config import ExecutorConfig
 from workers.executor.gpu_probe import GpuProbe
 from workers.executor.isolation import PodSettings, Tier
 from workers.executor.node_executor import NodeExecutor
+from workers.executor.packages import Install
 from workers.executor.pod_host import HostError
 from workers.executor.pods import Pods
 from workers.executor.sandbox import Sandbox
@@ -33,6 +34,11 @@ class _Walls(Sandbox):
         if launch.isolation.tier is Tier.POD:
             return self._uid(number) if self._own_uids else None
         return super().uid_for(launch, number)
+
+    def installer(self, launch: Launch) -> Install | None:
+        if launch.isolation.tier is Tier.POD:
+            return self._pods.installer(launch)
+        return super().installer(launch)
 
 
 class PodExecutor(NodeExecutor):

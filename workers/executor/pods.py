@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,14 @@ from workers.executor import pod_trial, procfs
 from workers.executor.attempt import Attempt
 from workers.executor.folders import PARTS
 from workers.executor.isolation import Network, PodSettings, Tier
+from workers.executor.packages import Install, PackagesError, installer_environment, run_installer
 from workers.executor.pod_api import NOT_FOUND, KubernetesUnavailableError, PodApi, PodApiError
 from workers.executor.pod_host import HostError, WorkerPod
 from workers.executor.pod_keeper import UNCONFIRMED_S
 from workers.executor.pod_keepers import LOCK
 from workers.executor.pod_manifest import COMPONENT, START_LABEL, WORKER_LABEL, PodPlan, name_of, render
 from workers.executor.pod_outcome import Outcome
+from workers.executor.sandbox import give
 from workers.executor.types import ExitReason, Launch
 
 POD_NAME = "SUANLI_POD_NAME"
@@ -43,6 +46,7 @@ _BOOT = (
     "main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))"
 )
 _PASSED_ON = ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT", "PATH", "HOME", "SSL_CERT_FILE")
+_OUTCOME = "outcome.json"
 SWEEP_S = 30.0
 _FIRST_SWEEP_S = 20.0
 _REMOVE_RETRY_S = 0.5
@@ -63,6 +67,8 @@ class Pods:
         self._problems: dict[PodSettings, str] = {}
         self._live: dict[int, tuple[str, str, int]] = {}
         """By attempt's number: its pod's name, which start it is, and its switch in ms."""
+        self._installs = itertools.count(-1, -1)
+        """Numbers of pods that install packages: none of an attempt's."""
         self._keepers: subprocess.Popen[bytes] | None = None
         self._life_fd = -1
         self._news: asyncio.Task[None] | None = None
@@ -153,8 +159,6 @@ class Pods:
         problem = self._problems.get(settings, "it has not been tried yet")
         if problem or self._worker is None:
             return f"the pool's jobs must run in pods, and this node cannot have them: {problem}"
-        if launch.packages:
-            return "jobs of this pool run in pods, into which no packages are installed: have them put into the pool's image"
         if launch.isolation.network is Network.NONE and launch.world_size > 1:
             return "the pool gives its jobs no network, which the ranks of a gang need to meet"
         if launch.gpu_indices and 0 < launch.gpu_milli < 1000:
@@ -173,45 +177,20 @@ class Pods:
 
     def spec(self, attempt: Attempt, env: dict[str, str]) -> dict[str, Any]:
         """Write down what the keeper needs and return what the warden is to start; raises OSError, HostError."""
-        if self._worker is None:
-            raise HostError("the worker's pod is not known")
         self._ensure_keepers()
         launch, number = attempt.launch, attempt.number
-        key, settings = launch.key, launch.isolation.pod
-        start = uuid.uuid4().hex
-        place = self._place(number)
-        control = place / "control"
-        control.mkdir(parents=True)
-        (control / "alive").touch()
-        manifest = render(self._plan(attempt, self._worker, start))
+        key = launch.key
         if launch.gpu_indices:
             # Kubernetes chose which: the pod sees those and no others, counted from 0.
             env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(len(launch.gpu_indices))))
             env.pop("NVIDIA_VISIBLE_DEVICES", None)
+        shown = [env["VIRTUAL_ENV"]] if launch.packages and env.get("VIRTUAL_ENV") else []
         gang = launch.world_size > 1
-        fields = {
-            "number": number,
-            "manifest": manifest,
-            "job": {
-                "argv": list(launch.argv),
-                "env": env,
-                "cwd": f"{attempt.folder}/work",
-                "file_limit": launch.isolation.disk_mib << 20,
-                "switch_ms": settings.switch_ms,
-                "own_master": gang and launch.rank == 0,
-            },
-            "control": str(control),
-            "outcome": str(place / "outcome.json"),
-            "start_timeout_ms": settings.start_timeout_ms,
-            "switch_ms": settings.switch_ms or _DEFAULT_SWITCH_MS,
-            "memory_mib": launch.memory_mib,
-            "await_pod": name_of(launch.keep.region, key.job_id, key.attempt, 0) if gang and launch.rank else "",
-        }
-        (place / "spec.json").write_text(json.dumps(fields), encoding="utf-8")
-        self._live[number] = (manifest["metadata"]["name"], start, settings.switch_ms or _DEFAULT_SWITCH_MS)
-        runner = str(Path(__file__).with_name("pod_runner.py"))
+        job = {"env": env, "cwd": f"{attempt.folder}/work", "own_master": gang and launch.rank == 0}
+        first = name_of(launch.keep.region, key.job_id, key.attempt, 0) if gang and launch.rank else ""
+        plan = self._plan(attempt, self._known_worker(), uuid.uuid4().hex, shown)
         return {
-            "argv": [sys.executable, "-I", "-S", runner, str(self._folder / "keepers.sock"), str(place / "spec.json")],
+            "argv": self._write(number, plan, job, first),
             "env": {procfs.MARKER: str(attempt.folder), "LANG": "C.UTF-8"},
             "cwd": "/",
             "stdout": f"{attempt.folder}/stdout.log",
@@ -220,12 +199,93 @@ class Pods:
             "data_limit": 0,
         }
 
+    def _known_worker(self) -> WorkerPod:
+        if self._worker is None:
+            raise HostError("the worker's pod is not known")
+        return self._worker
+
+    def _write(self, number: int, plan: PodPlan, job: Mapping[str, Any], await_pod: str = "") -> list[str]:
+        """Make a pod's place and return the command line of its runner."""
+        launch, settings, place = plan.launch, plan.settings, self._place(number)
+        switch_ms = settings.switch_ms or _DEFAULT_SWITCH_MS
+        control = Path(plan.control)
+        control.mkdir(parents=True)
+        (control / "alive").touch()
+        manifest = render(plan)
+        fields = {
+            "number": number,
+            "manifest": manifest,
+            "job": {
+                "argv": list(launch.argv),
+                "file_limit": launch.isolation.disk_mib << 20,
+                "switch_ms": settings.switch_ms,
+                **job,
+            },
+            "control": plan.control,
+            "outcome": str(place / _OUTCOME),
+            "start_timeout_ms": settings.start_timeout_ms,
+            "switch_ms": switch_ms,
+            "memory_mib": launch.memory_mib,
+            "await_pod": await_pod,
+        }
+        (place / "spec.json").write_text(json.dumps(fields), encoding="utf-8")
+        self._live[number] = (manifest["metadata"]["name"], plan.start, switch_ms)
+        runner = str(Path(__file__).with_name("pod_runner.py"))
+        return [sys.executable, "-I", "-S", runner, str(self._folder / "keepers.sock"), str(place / "spec.json")]
+
+    def installer(self, launch: Launch) -> Install:
+        """Return how packages of a launch are installed: in a pod of its own, with what the job was granted, and the network."""
+        self._ensure_keepers()
+        return lambda argv, folder: self._install(argv, folder, launch)
+
+    def _install(self, argv: list[str], folder: Path, launch: Launch) -> None:
+        number = next(self._installs)
+        place = self._place(number)
+        (place / "tmp").mkdir(parents=True)
+        isolation = dataclasses.replace(launch.isolation, network=Network.HOST)
+        made = Launch(
+            f"packages-{uuid.uuid4().hex}",
+            1,
+            tuple(argv),
+            cpu_milli=launch.cpu_milli,
+            memory_mib=launch.memory_mib,
+            keep=launch.keep,
+            isolation=isolation,
+        )
+        own_uid = os.geteuid() == 0
+        attempt = Attempt(made, number, place, uid=_PLAIN_UID if own_uid else None)
+        plan = dataclasses.replace(
+            self._plan(attempt, self._known_worker(), uuid.uuid4().hex), writable=(str(folder),), folder=str(place)
+        )
+        # Its own temporary folder is the pod's /tmp.
+        env = installer_environment(folder, os.environ) | {"HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8"}  # noqa: S108
+        runner = self._write(number, plan, {"env": env, "cwd": "/tmp", "own_master": False})  # noqa: S108
+        if own_uid:
+            for path in (place / "tmp", folder):
+                give(path, _PLAIN_UID)
+        try:
+            run_installer(runner, folder, {"LANG": "C.UTF-8"})
+        except PackagesError:
+            told = Outcome.read(place / _OUTCOME)
+            if told is not None and not told.ran:
+                raise PackagesError(told.message) from None
+            raise
+        finally:
+            name, start, switch_ms = self._live[number]
+            if Outcome.read(place / _OUTCOME) is None:
+                self._remove(name, start, place / LOCK, time.monotonic() + switch_ms / 1000 + UNCONFIRMED_S)
+            del self._live[number]
+            shutil.rmtree(place, ignore_errors=True)
+            if own_uid and folder.exists():
+                give(folder, os.geteuid())
+
     def _place(self, number: int) -> Path:
         return self._folder / str(number)
 
-    def _plan(self, attempt: Attempt, worker: WorkerPod, start: str) -> PodPlan:
+    def _plan(self, attempt: Attempt, worker: WorkerPod, start: str, shown: Iterable[str] = ()) -> PodPlan:
+        """``shown``: more that the pod may read."""
         launch, folder = attempt.launch, str(attempt.folder)
-        own = [f"{folder}/data"] if launch.data_dirs else []
+        own = [*shown, *([f"{folder}/data"] if launch.data_dirs else [])]
         if launch.parameters_json is not None:
             own.append(f"{folder}/parameters.json")
         return PodPlan(
@@ -243,7 +303,7 @@ class Pods:
 
     async def outcome(self, number: int) -> Outcome:
         """Return how an attempt's pod ended, once nothing of it runs any more as far as can be told."""
-        told = await asyncio.to_thread(Outcome.read, self._place(number) / "outcome.json")
+        told = await asyncio.to_thread(Outcome.read, self._place(number) / _OUTCOME)
         if told is None:
             await self.remove(number)
             told = Outcome(ExitReason.LOST, "the runner of the job's pod died, and the pod was deleted", True)
