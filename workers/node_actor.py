@@ -55,7 +55,7 @@ class NodeActor:
     async def pod_problems(self, settings: tuple[PodSettings, ...]) -> tuple[str, ...]:
         """Try whether jobs can have such pods; return for each why not, empty where they can."""
         executor = await self._ready()
-        return tuple([await executor.pod_problem(one) for one in settings])
+        return tuple(await asyncio.gather(*(executor.pod_problem(one) for one in settings)))
 
     async def launch(self, launches: tuple[Launch, ...]) -> tuple[Refused, ...]:
         """Start processes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -58,8 +59,13 @@ PROBLEMS: list[tuple[Callable[[FakeKubernetes], object], str]] = [
 
 @pytest.mark.parametrize(("spoil", "words"), PROBLEMS, ids=[words[-40:] for _, words in PROBLEMS])
 async def test_what_stands_in_the_way_is_said_and_no_job_runs(
-    cluster: FakeKubernetes, place: Path, spoil: Callable[[FakeKubernetes], object], words: str
+    cluster: FakeKubernetes,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[[FakeKubernetes], object],
+    words: str,
 ) -> None:
+    monkeypatch.setattr("workers.executor.pods.TRIAL_PATIENCE_S", 0.0)
     spoil(cluster)
     pods = Pods(place, lambda number, at_ms: None)
     assert words in await pods.problem(SETTINGS)
@@ -73,6 +79,25 @@ async def test_a_trial_leaves_no_pod_behind(cluster: FakeKubernetes, place: Path
     pods = Pods(place, lambda number, at_ms: None)
     assert await pods.problem(SETTINGS) == ""
     assert (cluster.created, cluster.jobs()) == ([], {})
+    await pods.close()
+
+
+async def test_an_api_that_is_away_is_waited_for_at_the_start_and_refuses_no_node_later(
+    cluster: FakeKubernetes, place: Path
+) -> None:
+    pods = Pods(place, lambda number, at_ms: None)
+    cluster.go_away()
+    trial = asyncio.create_task(pods.problem(SETTINGS))
+    done, _ = await asyncio.wait([trial], timeout=1.5)
+    assert not done
+    cluster.come_back()
+    assert await trial == ""
+    cluster.go_away()
+    # An agent that is started anew asks once more; the jobs of the node must not die of that.
+    assert await pods.problem(SETTINGS) == ""
+    cluster.come_back()
+    cluster.runtime_classes.clear()
+    assert "no RuntimeClass" in await pods.problem(SETTINGS)
     await pods.close()
 
 

@@ -261,7 +261,7 @@ class Keeper:
         self._act_at = now
         if wish == "stop":
             self._tell_pod(15)
-            if self._ran:
+            if self._may_listen():
                 self._act_at = now + _TOLD_PATIENCE_S
         else:
             self._beating.set()
@@ -318,10 +318,14 @@ class Keeper:
             )
         if now >= self._act_at:
             self._act_at = now + _RETRY_S
-            self._delete(self._grace_s() if self._wish == "stop" and self._ran else 0)
+            self._delete(self._grace_s() if self._wish == "stop" and self._may_listen() else 0)
             return
         if not self._ran and not self._wish:
             self._look_at_start(pod, now)
+
+    def _may_listen(self) -> bool:
+        """Whether there may be somebody in the pod to be told: its log can be late."""
+        return self._ran or "running" in container_status(self._pod or {})
 
     def _grace_s(self) -> int:
         return int(self._spec.manifest["spec"]["terminationGracePeriodSeconds"])

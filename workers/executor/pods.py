@@ -48,7 +48,10 @@ _BOOT = (
 _PASSED_ON = ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT", "PATH", "HOME", "SSL_CERT_FILE")
 _OUTCOME = "outcome.json"
 SWEEP_S = 30.0
-_FIRST_SWEEP_S = 20.0
+_FIRST_SWEEP_S = 8.0
+TRIAL_PATIENCE_S = 60.0
+"""So long a node that has just started waits for an API that does not answer, before it is refused."""
+_TRIAL_RETRY_S = 1.0
 _REMOVE_RETRY_S = 0.5
 _PLAIN_UID = 65_534
 _DEFAULT_SWITCH_MS = PodSettings().switch_ms
@@ -110,25 +113,41 @@ class Pods:
     # --- whether --------------------------------------------------------------------------------------------------
 
     async def problem(self, settings: PodSettings) -> str:
-        """Try whether pods can be had here; return why not as a part of a sentence, or nothing."""
-        found = await asyncio.to_thread(self._try, settings)
+        """Try whether pods can be had here; return why not as a part of a sentence, or nothing.
+
+        An API that does not answer is waited for a while. It is no reason to refuse a node that has passed before: jobs may run there.
+        """
+        passed = self._problems.get(settings) == ""
+        try:
+            found = await asyncio.to_thread(self._try, settings, 0.0 if passed else TRIAL_PATIENCE_S)
+        except PodApiError as error:
+            found = "" if passed else f"the Kubernetes API does not answer: {error}"
         self._problems[settings] = found
         if not found:
             self._ensure_keepers()
         return found
 
-    def _try(self, settings: PodSettings) -> str:
+    def _try(self, settings: PodSettings, patience_s: float) -> str:
+        """Raises PodApiError when the API has not answered for so long."""
         if not self.possible:
             return f"its Ray does not run in a pod that names itself in the variable {POD_NAME}"
+        until = time.monotonic() + patience_s
+        while True:
+            try:
+                return self._try_once(settings)
+            except PodApiError as error:
+                if not error.passes:
+                    return f"the Kubernetes API says: {error}"
+                if time.monotonic() >= until:
+                    raise
+            time.sleep(_TRIAL_RETRY_S)
+
+    def _try_once(self, settings: PodSettings) -> str:
         try:
             worker = self._find_worker()
             return pod_trial.problem(self._connected(), self._plan_of_trial(settings, worker))
         except (KubernetesUnavailableError, HostError) as error:
             return str(error)
-        except PodApiError as error:
-            return (
-                f"the Kubernetes API says: {error}" if error.status else f"the Kubernetes API does not answer: {error}"
-            )
 
     def _connected(self) -> PodApi:
         if self._api is None:
