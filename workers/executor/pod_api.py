@@ -6,12 +6,15 @@ changed; elsewhere as ``KUBECONFIG`` says.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+_NOWHERE = "http://127.0.0.1:9"
+"""The port that discards; where something listens there all the same, it learns nothing."""
 _CONNECT_S = 5.0
 _READ_S = 30.0
 _SILENCE_S = 15.0
@@ -46,7 +49,8 @@ class PodApiError(Exception):
 class PodApi:
     """Pods of one namespace."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, nowhere: bool = False) -> None:
+        """``nowhere``: an API that does not answer."""
         try:
             client = importlib.import_module("kubernetes.client")
             config = importlib.import_module("kubernetes.config")
@@ -57,7 +61,9 @@ class PodApi:
         # Trying again is decided by those who call.
         settings.retries = False
         try:
-            if file := os.environ.get("KUBECONFIG"):
+            if nowhere:
+                settings.host = _NOWHERE
+            elif file := os.environ.get("KUBECONFIG"):
                 # Named, for the client takes the variable's value from when it was imported.
                 config.load_kube_config(file, client_configuration=settings)
             else:
@@ -71,6 +77,21 @@ class PodApi:
         self._core = client.CoreV1Api(connection)
         self._access = client.AuthorizationV1Api(connection)
         self._node = client.NodeV1Api(connection)
+
+    @classmethod
+    def warm_up(cls) -> None:
+        """Let the client build what it builds at its first calls, which takes longer and more memory than all that follow."""
+        api = cls(nowhere=True)
+        pod = {"metadata": {"name": "x"}, "spec": {"containers": [{"name": "x"}]}}
+        for call in (
+            lambda: api.get("x", "x"),
+            lambda: api.list("x"),
+            lambda: api.create("x", pod),
+            lambda: api.delete("x", "x", "x", 1),
+            lambda: list(api.log("x", "x", "x", since_s=None, follow=False)),
+        ):
+            with contextlib.suppress(PodApiError):
+                call()
 
     def get(self, namespace: str, name: str) -> dict[str, Any]:
         """Return a pod; PodApiError with NOT_FOUND when there is none."""

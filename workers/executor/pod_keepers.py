@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import gc
-import importlib
 import json
 import os
 import select
@@ -73,8 +72,8 @@ def main(path: str, news_fd: int, life_fd: int) -> None:
     """Make keepers until the executor is gone."""
     # Those who come while the rest is loaded wait in line.
     server = listen(path)
-    for name in ("kubernetes.client", "kubernetes.config"):
-        importlib.import_module(name)
+    PodApi.warm_up()
+    gc.collect()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
