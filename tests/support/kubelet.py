@@ -53,15 +53,16 @@ class Container:
 
 
 class Kubelet:
-    def __init__(self, cluster: FakeKubernetes, folder: Path) -> None:
+    def __init__(self, cluster: FakeKubernetes) -> None:
         self.cluster = cluster
+        self.claims: dict[str, Path] = {}
+        """The folders behind claims."""
         self.images: set[str] = set()
         self.room = True
         """Whether the scheduler finds room on the node."""
         self.slow_start_s = 0.0
         self.containers: dict[str, Container] = {}
         """By uid of their pod."""
-        self.folder = folder
         self.threads: list[threading.Thread] = []
         self.closing = False
 
@@ -235,9 +236,7 @@ class Kubelet:
 
     def claim(self, volume: Object) -> Path:
         """The folder behind a claim."""
-        folder = self.folder / volume["persistentVolumeClaim"]["claimName"]
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        return self.claims[volume["persistentVolumeClaim"]["claimName"]]
 
     @staticmethod
     def _as_user(pod: Object) -> list[str]:

@@ -77,7 +77,7 @@ class FakeKubernetes:
         """Every manifest that became a pod, as it was sent."""
         self.requests: list[str] = []
         self.away = False
-        self.kubelet = Kubelet(self, folder / "kubelet")
+        self.kubelet = Kubelet(self)
         self._streams: set[Any] = set()
         self._authority = trustme.CA()
         self._server = _serve(self, self._authority)
@@ -104,8 +104,9 @@ class FakeKubernetes:
 
     # --- what a test does to it -----------------------------------------------------------------------------------
 
-    def add_worker(self, path: Path, name: str = "worker-0", volume: Object | None = None) -> Object:
-        """The pod that the executor under test believes itself in, with a volume at ``path``."""
+    def add_worker(self, path: Path, name: str) -> Object:
+        """The pod that the executor under test believes itself in, with a claim of its own at ``path``, as the chart makes it."""
+        self.kubelet.claims[f"{name}-state"] = path
         pod = {
             "metadata": {"name": name, "namespace": NAMESPACE, "labels": {"ray.io/cluster": "campus-ray"}},
             "spec": {
@@ -117,7 +118,7 @@ class FakeKubernetes:
                         "volumeMounts": [{"name": "state", "mountPath": str(path)}],
                     }
                 ],
-                "volumes": [{"name": "state", **(volume or {"hostPath": {"path": str(path), "type": "Directory"}})}],
+                "volumes": [{"name": "state", "ephemeral": {"volumeClaimTemplate": {"spec": {}}}}],
                 "tolerations": [{"key": "dedicated", "operator": "Exists", "effect": "NoSchedule"}],
                 "imagePullSecrets": [{"name": "registry"}],
             },
