@@ -83,6 +83,10 @@ def pod_of(cluster: FakeKubernetes, name: str) -> str:
     return found
 
 
+def pod_name(name: str) -> str:
+    return name_of("", name, 1, 0)
+
+
 def processes(*words: str) -> list[psutil.Process]:
     """Living processes below this one's whose command line holds all the words."""
     found = []
@@ -179,7 +183,7 @@ async def test_a_pod_whose_creation_was_not_answered_is_ours(run: Run, cluster: 
 
 async def test_a_pod_of_another_start_is_left_alone(run: Run, cluster: FakeKubernetes) -> None:
     name = job()
-    pod = name_of("", name, 1, 0)
+    pod = pod_name(name)
     foreign = {
         "metadata": {"name": pod, "labels": {START_LABEL: "other", WORKER_LABEL: "another"}},
         "spec": {},
@@ -245,6 +249,7 @@ async def test_a_kill_without_an_api_ends_in_time(
         assert (await run.exited(name)).reason is ExitReason.STOPPED
     finally:
         cluster.come_back()
+    await eventually(lambda: cluster.jobs() == {}, "the pod is deleted once that can be asked for")
 
 
 async def test_lost_connections_and_a_forgotten_history_lose_nothing(run: Run, cluster: FakeKubernetes) -> None:
@@ -255,6 +260,21 @@ async def test_lost_connections_and_a_forgotten_history_lose_nothing(run: Run, c
         cluster.cut()
     assert (await run.exited(name)).succeeded
     assert await log(run, job_id=name) == b"".join(b"%d\n" % i for i in range(1, 121))
+
+
+async def test_a_watch_that_times_out_goes_on_where_it_was(run: Run, cluster: FakeKubernetes) -> None:
+    cluster.longest_watch_s = 0.3
+    asked = len(cluster.requests)
+    try:
+        name = await begun(run, "sleep 1.5; exit 6")
+        assert (await run.exited(name)).exit_code == 6
+    finally:
+        cluster.longest_watch_s = 1800.0
+    own = [one for one in cluster.requests[asked:] if "fieldSelector" in one and pod_name(name) in one]
+    watches = [one for one in own if "watch=true" in one]
+    assert len(watches) >= 3
+    # One list at the start: no change was missed, and none asked for anew.
+    assert len(own) - len(watches) == 1
 
 
 async def test_a_watch_that_is_too_old_begins_anew(run: Run, cluster: FakeKubernetes) -> None:

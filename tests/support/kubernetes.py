@@ -77,6 +77,7 @@ class FakeKubernetes:
         """Every manifest that became a pod, as it was sent."""
         self.requests: list[str] = []
         self.away = False
+        self.longest_watch_s = 1800.0
         self.kubelet = Kubelet(self)
         self._streams: set[Any] = set()
         self._authority = trustme.CA()
@@ -246,7 +247,7 @@ class FakeKubernetes:
         """Changes since a version, until the time is over or the connection is cut."""
         self.check("watch", "pods")
         seen = int(query.get("resourceVersion") or self.version)
-        until = time.monotonic() + float(query.get("timeoutSeconds", 1800))
+        until = time.monotonic() + min(self.longest_watch_s, float(query.get("timeoutSeconds", 1800)))
         while True:
             with self.changed:
                 if seen < self.oldest:

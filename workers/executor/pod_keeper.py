@@ -40,6 +40,7 @@ _LAST_LOG_S = 30.0
 _LOG_OF_NONE_S = 2.0
 """What still comes of the log of a pod that is gone comes at once."""
 _CLEAN_UP_S = 10.0
+"""So long an end is held back until the pod is deleted, too."""
 ABANDONED_S = 600.0
 """How long a pod without a runner is tried to be deleted; the executor's sweeps go on after that."""
 UNCONFIRMED_S = 5.0
@@ -138,10 +139,13 @@ class Keeper:
         self._beating.set()
         if self._wish != "gone":
             outcome.write(Path(self._spec.outcome))
-        self._clean_up()
+        gave_up = time.monotonic() >= self._give_up_at
+        left = self._clean_up(0.0 if gave_up else _CLEAN_UP_S)
         with contextlib.suppress(OSError):
             code = os.waitstatus_to_exitcode(outcome.status) if outcome.status is not None else _NO_CODE
             self._link.sendall(b"%d\n" % (code if code >= 0 else 128 - code))
+        if left:
+            self._clean_up(ABANDONED_S)
 
     # --- what goes on beside it -----------------------------------------------------------------------------------
 
@@ -371,13 +375,14 @@ class Keeper:
             self._log_thread.join(_LAST_LOG_S if self._pod is not None else _LOG_OF_NONE_S)
         self._wait(0)
 
-    def _clean_up(self) -> None:
-        """Delete the pod, if it was ever made."""
-        if self._wish == "kill" and time.monotonic() >= self._give_up_at:
-            return
-        until = time.monotonic() + (ABANDONED_S if self._wish == "gone" else _CLEAN_UP_S)
-        while self._tried and self._pod_left() and time.monotonic() < until:
+    def _clean_up(self, patience_s: float) -> bool:
+        """Delete the pod, if it was ever made; return whether there may be something left of it after so long."""
+        until = time.monotonic() + patience_s
+        while self._tried and self._pod_left():
+            if time.monotonic() >= until:
+                return True
             time.sleep(_RETRY_S / 4)
+        return False
 
     def _pod_left(self) -> bool:
         """Ask for the pod's deletion; whether there is more to do. One that still runs is waited for."""

@@ -8,8 +8,9 @@ from typing import Any
 
 from workers.executor.pod_api import GONE, PodApi, PodApiError
 
-WATCH_S = 300
-"""After so long the server ends a watch, and the next one goes on from the version it had come to."""
+WATCH_S = 60
+"""After so long the server ends a watch, and the next one goes on from the version it had come to. A dead connection is found
+a little later."""
 _PAUSE_S = (0.2, 5.0)
 
 Tell = Callable[[tuple[str, Any]], None]
