@@ -301,7 +301,7 @@ async def open_ray(config: AgentConfig, artifacts_url: str) -> NodeGateway:
             if path is not None
         ),
     )
-    gateway = RayGateway(GatewayConfig(address=config.ray_address, executor=executor))
+    gateway = RayGateway(GatewayConfig(address=config.ray_address, executor=executor, pods=config.isolations.pods))
     try:
         await gateway.start()
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -15,7 +15,7 @@ log = logging.getLogger("workers.agent")
 
 
 class NodeIsolation:
-    """Remembers the nodes. One that cannot have the sandbox its pool demands is refused: it is not reported, and gets no jobs."""
+    """Remembers the nodes. One that cannot have what its pool demands is refused: it is not reported, and gets no jobs."""
 
     def __init__(self, isolations: Isolations, rules: Sequence[PoolRule]) -> None:
         self._isolations = isolations
@@ -27,12 +27,16 @@ class NodeIsolation:
         """Return the node with a label that names its tier, or None when it is refused; says so in the log."""
         pool = pool_of(node, self._rules)
         isolation = self._isolations.of(pool)
-        tier = tier_on(isolation, node.sandbox_problem)
+        pod_problem = node.pod_problems.get(isolation.pod, "it has not been tried")
+        tier = tier_on(isolation, node.sandbox_problem, pod_problem)
         if tier is None:
+            lacking = f"a sandbox, and it has none: {node.sandbox_problem}"
+            if isolation.tier is Tier.POD:
+                lacking = f"pods, and it cannot have them: {pod_problem}"
             self._of.pop(node.node_id, None)
             self._refused[node.node_id] = (
-                f"node {node.name} is refused: jobs of pool {pool!r} must run in a sandbox, and it has none: "
-                f"{node.sandbox_problem}. Mend that, or trust the pool's jobs with 'isolation: {{tier: process}}'."
+                f"node {node.name} is refused: jobs of pool {pool!r} must run in {lacking}. "
+                "Mend that, or trust the pool's jobs with 'isolation: {tier: process}'."
             )
             log.error("%s", self._refused[node.node_id])
             return None

@@ -19,10 +19,15 @@ artifacts_url       where results and checkpoints are kept; empty: what the cont
 ready_file          written when the agent serves, with its process id in it; empty: none
 pools               list of ``{name, labels, isolation}``: nodes with all these labels are in that pool; the first that fits
                     counts; ``isolation`` is optional, and of the form of the next key
-isolation           ``{tier, network, extra_read_only, disk_mib, processes}`` for the pools that declare nothing: tier
-                    ``auto`` (default: the sandbox where the node can have one, else a process, with a warning), ``sandbox``
-                    or ``process``; network ``none``, ``gangs`` (default: only for gangs) or ``host``; paths that jobs may
-                    read; disk in MiB (default 102400, 0: no limit); processes (default 4096)
+isolation           ``{tier, network, extra_read_only, disk_mib, processes, pod}`` for the pools that declare nothing: tier
+                    ``auto`` (default: the sandbox where the node can have one, else a process, with a warning), ``sandbox``,
+                    ``pod`` or ``process``; network ``none``, ``gangs`` (default: only for gangs) or ``host``; paths that
+                    jobs may read; disk in MiB (default 102400, 0: no limit); processes (default 4096); and, with the tier
+                    ``pod``, ``{runtime_class, image, gpu_resource, priority_class, labels, start_timeout_ms, switch_ms}``:
+                    the RuntimeClass (default ``gvisor``, "": the cluster's own), the image (default: the worker's), the
+                    resource that counts GPUs (default ``nvidia.com/gpu``), a PriorityClass, more labels, how long a pod may
+                    take to start (default 600000) and after how long without a sign of its keeper it ends itself
+                    (default 30000, 0: never)
 data_sets           map of a data set's name to its folder on every node
 stop_grace_ms       what jobs get to end when the region is shut down; default 10000
 log_level           debug, info, warning or error; default info
@@ -42,7 +47,7 @@ from typing import Any
 import yaml
 
 from workers.core_types import PoolRule
-from workers.executor.isolation import Isolation, Isolations, Network, Tier
+from workers.executor.isolation import Isolation, Isolations, Network, PodSettings, Tier
 
 MAX_CONFIG_BYTES = 1 << 20
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -50,8 +55,14 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 _NEVER_SHOWN = ("dev", "proc", "sys", "tmp")
 """Top folders that the sandbox makes itself."""
 _FEWEST_PROCESSES = 16
+LEAST_SWITCH_MS = 10_000
+"""Below that a busy node would end its own jobs."""
 
 _SLUG = re.compile(r"[a-z][a-z0-9-]{0,62}")
+_OBJECT_NAME = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
+_LABEL_NAME = re.compile(r"([a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+_OWN_LABELS = ("suanli.io", "ray.io", "kubernetes.io", "k8s.io")
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:]+\]|[^\s:\[\]/]+):(\d{1,5})")
 
 
@@ -225,10 +236,6 @@ def _pools(value: object) -> tuple[PoolRule, ...]:
 def _isolation(value: object, key: str) -> Isolation:
     if not isinstance(value, dict):
         raise ConfigError(f"{key}: must be a map")
-    if value.get("tier") == "pod":
-        raise ConfigError(
-            f"{key}.tier: 'pod' does not exist yet; use sandbox, or process where all who run jobs are trusted"
-        )
     keys = _Keys(dict(value), Path("/"), f"{key}.")
     paths = keys.take("extra_read_only", [])
     if not isinstance(paths, list) or not all(isinstance(one, str) and one.startswith("/") for one in paths):
@@ -242,11 +249,45 @@ def _isolation(value: object, key: str) -> Isolation:
         extra_read_only=tuple(paths),
         disk_mib=keys.number("disk_mib", Isolation().disk_mib, 1 << 30),
         processes=keys.number("processes", Isolation().processes, 1 << 20),
+        pod=_pod(keys.take("pod", {}), f"{key}.pod"),
     )
     keys.none_left()
+    if "pod" in value and isolation.tier is not Tier.POD:
+        raise ConfigError(f"{key}.pod: is of the tier pod only")
     if isolation.processes < _FEWEST_PROCESSES:
         raise ConfigError(f"{key}.processes: must be at least {_FEWEST_PROCESSES}")
     return isolation
+
+
+def _pod(value: object, key: str) -> PodSettings:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{key}: must be a map")
+    usual = PodSettings()
+    keys = _Keys(dict(value), Path("/"), f"{key}.")
+    labels = _text_map(keys.take("labels", {}), f"{key}.labels")
+    for name, text in labels.items():
+        if name.partition("/")[0].endswith(_OWN_LABELS):
+            raise ConfigError(f"{key}.labels: {name} belongs to Suanli, Ray or Kubernetes")
+        if not _LABEL_NAME.fullmatch(name) or not _LABEL_VALUE.fullmatch(text):
+            raise ConfigError(f"{key}.labels: {name!r}: {text!r} is no label of Kubernetes")
+    settings = PodSettings(
+        runtime_class=keys.text("runtime_class", usual.runtime_class),
+        image=keys.text("image", usual.image),
+        gpu_resource=keys.text("gpu_resource", usual.gpu_resource),
+        priority_class=keys.text("priority_class", usual.priority_class),
+        labels=tuple(sorted(labels.items())),
+        start_timeout_ms=keys.number("start_timeout_ms", usual.start_timeout_ms, 86_400_000),
+        switch_ms=keys.number("switch_ms", usual.switch_ms, 3_600_000),
+    )
+    keys.none_left()
+    for name in ("runtime_class", "priority_class"):
+        if getattr(settings, name) and not _OBJECT_NAME.fullmatch(getattr(settings, name)):
+            raise ConfigError(f"{key}.{name}: must be the name of an object in Kubernetes")
+    if not _LABEL_NAME.fullmatch(settings.gpu_resource) or "/" not in settings.gpu_resource:
+        raise ConfigError(f"{key}.gpu_resource: must be a resource such as 'nvidia.com/gpu'")
+    if 0 < settings.switch_ms < LEAST_SWITCH_MS:
+        raise ConfigError(f"{key}.switch_ms: must be 0 or at least {LEAST_SWITCH_MS}")
+    return settings
 
 
 def _text_map(value: object, key: str) -> dict[str, str]:

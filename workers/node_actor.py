@@ -10,7 +10,8 @@ import asyncio
 import dataclasses
 
 from workers.executor.config import ExecutorConfig
-from workers.executor.node_executor import NodeExecutor
+from workers.executor.isolation import PodSettings
+from workers.executor.pod_executor import PodExecutor
 from workers.executor.types import AttemptInfo, Cursor, Launch, LogChunk, NodeInfo, Polled, Refused, Stream
 
 NAMESPACE = "suanli"
@@ -35,13 +36,13 @@ class NodeActor:
 
     def __init__(self, config: ExecutorConfig) -> None:
         self._config = config
-        self._executor: NodeExecutor | None = None
+        self._executor: PodExecutor | None = None
         self._starting = asyncio.Lock()
 
-    async def _ready(self) -> NodeExecutor:
+    async def _ready(self) -> PodExecutor:
         async with self._starting:
             if self._executor is None:
-                executor = NodeExecutor(self._config)
+                executor = PodExecutor(self._config)
                 await executor.start()
                 self._executor = executor
             return self._executor
@@ -50,6 +51,11 @@ class NodeActor:
         """Return the node and all attempts that the executor knows."""
         executor = await self._ready()
         return Description(executor.info(), await executor.attempts(), executor.sandbox_problem)
+
+    async def pod_problems(self, settings: tuple[PodSettings, ...]) -> tuple[str, ...]:
+        """Try whether jobs can have such pods; return for each why not, empty where they can."""
+        executor = await self._ready()
+        return tuple(await asyncio.gather(*(executor.pod_problem(one) for one in settings)))
 
     async def launch(self, launches: tuple[Launch, ...]) -> tuple[Refused, ...]:
         """Start processes."""

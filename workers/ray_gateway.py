@@ -18,7 +18,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from workers.executor.config import ExecutorConfig
+from workers.executor.isolation import PodSettings
 from workers.executor.node import NodeOverrides
+from workers.executor.pod_keeper import UNCONFIRMED_S
 from workers.executor.types import (
     Cursor,
     ExecutorError,
@@ -42,6 +44,8 @@ ACCELERATOR_LABEL = "ray.io/accelerator-type"
 CPU_LABEL = "suanli.io/cpu-milli"
 MEMORY_LABEL = "suanli.io/memory-mib"
 _POLL_S = 10.0
+_TRIAL_S = 120.0
+_OLD_EXECUTOR = "its executor is of an earlier release"
 _MAX_WAITING = 1000
 """Gateway events not taken yet; nodes wait above that."""
 
@@ -59,6 +63,8 @@ class GatewayConfig:
 
     address: str
     executor: ExecutorConfig
+    pods: tuple[PodSettings, ...] = ()
+    """The ways of making pods that pools declare: each node is asked whether it can."""
     discover_interval_s: float = 1.0
     request_timeout_s: float = 30.0
 
@@ -71,6 +77,9 @@ class _Node:
     actor: Any
     task: asyncio.Task[None] | None = None
     up: bool = False
+    lingers_s: float = 0.0
+    """How long something may live on it after its executor has died."""
+    leaving: bool = False
     acknowledged: Cursor | None = None
     may_go_on: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
 
@@ -83,6 +92,7 @@ class RayGateway:
         self._nodes: dict[str, _Node] = {}
         self._queue: asyncio.Queue[GatewayEvent] = asyncio.Queue(_MAX_WAITING)
         self._discovery: asyncio.Task[None] | None = None
+        self._leaving: set[asyncio.Task[None]] = set()
         self._settled = False
         self._ray: Any = None
 
@@ -104,7 +114,7 @@ class RayGateway:
 
     async def close(self) -> None:
         """Let go of Ray. Executors and their jobs go on."""
-        tasks = [node.task for node in self._nodes.values()] + [self._discovery]
+        tasks = [node.task for node in self._nodes.values()] + [self._discovery, *self._leaving]
         for task in tasks:
             if task is not None:
                 task.cancel()
@@ -199,8 +209,19 @@ class RayGateway:
 
     async def _down(self, node: _Node, message: str) -> None:
         """Forget a node and say so, once. While Ray still lists it, it is found again and gets a new executor."""
-        if self._nodes.get(node.node_id) is not node:
+        if self._nodes.get(node.node_id) is not node or node.leaving:
             return
+        node.leaving = True
+        if node.lingers_s:
+            # Its place stays taken meanwhile: its loss must be told before it can be found again.
+            leave = asyncio.create_task(self._leave(node, message))
+            self._leaving.add(leave)
+            leave.add_done_callback(self._leaving.discard)
+        else:
+            await self._leave(node, message)
+
+    async def _leave(self, node: _Node, message: str) -> None:
+        await asyncio.sleep(node.lingers_s)
         del self._nodes[node.node_id]
         if node.task is not None and node.task is not asyncio.current_task():
             node.task.cancel()
@@ -212,7 +233,8 @@ class RayGateway:
         try:
             node.actor = await asyncio.to_thread(self._actor, found)
             described: Description = await self._call(node, "describe")
-            await self._queue.put(_node_up(found, described))
+            problems = await self._pod_problems(node)
+            await self._queue.put(_node_up(found, described, problems))
             node.up = True
             while True:
                 polled = await self._call(node, "poll", node.acknowledged, _POLL_S, timeout_s=_POLL_S * 3)
@@ -231,6 +253,19 @@ class RayGateway:
                 with contextlib.suppress(self._ray.exceptions.RayError, ValueError):
                     await asyncio.to_thread(self._ray.kill, node.actor)
             await self._down(node, f"the node's executor is gone: {error}")
+
+    async def _pod_problems(self, node: _Node) -> dict[PodSettings, str]:
+        """Ask a node whether jobs can have pods there."""
+        wanted = self._config.pods
+        if not wanted:
+            return {}
+        if not hasattr(node.actor, "pod_problems"):
+            return dict.fromkeys(wanted, _OLD_EXECUTOR)
+        found = dict(zip(wanted, await self._call(node, "pod_problems", wanted, timeout_s=_TRIAL_S), strict=True))
+        # A pod whose keeper has died ends itself, but not at once.
+        switches = [one.switch_ms / 1000 + UNCONFIRMED_S for one, problem in found.items() if not problem]
+        node.lingers_s = max(switches, default=0.0)
+        return found
 
     def _actor(self, found: Mapping[str, Any]) -> Any:
         node_id = found["NodeID"]
@@ -271,7 +306,7 @@ def _whole(text: str | None) -> int | None:
     return int(text) if text and text.isdecimal() else None
 
 
-def _node_up(found: Mapping[str, Any], described: Description) -> NodeUp:
+def _node_up(found: Mapping[str, Any], described: Description, pod_problems: Mapping[PodSettings, str]) -> NodeUp:
     node = described.node
     return NodeUp(
         node_id=found["NodeID"],
@@ -285,5 +320,6 @@ def _node_up(found: Mapping[str, Any], described: Description) -> NodeUp:
         address=node.address,
         attempts=described.attempts,
         # An executor that was started by an agent of an earlier release knows of no sandbox.
-        sandbox_problem=getattr(described, "sandbox_problem", "its executor is of an earlier release"),
+        sandbox_problem=getattr(described, "sandbox_problem", _OLD_EXECUTOR),
+        pod_problems=pod_problems,
     )

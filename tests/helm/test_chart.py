@@ -10,6 +10,9 @@ import pytest
 import yaml
 
 from tools import chart
+from workers.executor.pod_host import worker_pod
+from workers.executor.pod_manifest import COMPONENT, NETWORK_LABEL
+from workers.executor.pod_trial import RIGHTS
 
 
 @functools.cache
@@ -77,7 +80,8 @@ def test_every_pod_is_confined(arguments: tuple[str, ...]) -> None:
         security = pod["securityContext"]
         assert security["runAsNonRoot"] is True, name
         assert security["seccompProfile"] == {"type": "RuntimeDefault"}, name
-        assert pod["automountServiceAccountToken"] is False, name
+        # Who makes the pods of jobs must be let; in that pod no job runs.
+        assert pod["automountServiceAccountToken"] is (name == "shared"), name
         for container in pod["containers"]:
             assert container["securityContext"] == {
                 "allowPrivilegeEscalation": False,
@@ -188,10 +192,10 @@ def test_each_pool_is_a_worker_group_the_agent_can_find() -> None:
     cluster = one(manifests, "RayCluster", "-ray")["spec"]
     groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
     pools = yaml.safe_load(one(manifests, "ConfigMap", "-agent")["data"]["agent.yaml"])["pools"]
-    assert {pool["name"] for pool in pools} == set(groups) == {"cpu", "gpu-a100"}
+    assert {pool["name"] for pool in pools} == set(groups) == {"cpu", "gpu-a100", "shared"}
     for pool in pools:
         assert pool["labels"].items() <= groups[pool["name"]]["labels"].items()
-    assert {pool["name"]: pool.get("isolation") for pool in pools} == {
+    assert {pool["name"]: pool.get("isolation") for pool in pools if pool["name"] != "shared"} == {
         "cpu": None,
         "gpu-a100": {"network": "none", "disk_mib": 10240},
     }
@@ -202,7 +206,82 @@ def test_each_pool_is_a_worker_group_the_agent_can_find() -> None:
     assert limits == {"cpu": "32", "memory": "256Gi", "nvidia.com/gpu": 8}
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     assert cluster["authOptions"] == {"mode": "token"}
-    assert one(manifests, "PodDisruptionBudget", "-ray")["spec"]["minAvailable"] == 1 + 3 + 2
+    assert one(manifests, "PodDisruptionBudget", "-ray")["spec"]["minAvailable"] == 1 + 3 + 2 + 2
+
+
+def test_a_pool_of_pods_leaves_its_room_to_the_jobs() -> None:
+    cluster = one(full(), "RayCluster", "-ray")["spec"]
+    (group,) = [group for group in cluster["workerGroupSpecs"] if group["groupName"] == "shared"]
+    assert group["labels"]["suanli.io/cpu-milli"] == "7500"
+    assert group["labels"]["suanli.io/memory-mib"] == str(30 * 10**9 // 2**20)
+    assert (group["rayStartParams"]["num-cpus"], group["rayStartParams"]["num-gpus"]) == ("8", "4")
+    pod = group["template"]["spec"]
+    container = pod["containers"][0]
+    assert container["resources"] == {"requests": {"cpu": "1", "memory": "3Gi"}, "limits": {"memory": "6Gi"}}
+    assert {"SUANLI_POD_NAME", "SUANLI_POD_NAMESPACE"} <= {entry["name"] for entry in container["env"]}
+    # The executor finds its own folders on a volume that other pods can mount.
+    found = worker_pod(
+        {"metadata": {"name": "w", "namespace": "n", "uid": "u"}, "spec": {**pod, "nodeName": "n1"}},
+        "/var/lib/suanli/nodes/x",
+    )
+    place = found.place("/var/lib/suanli/nodes/x")
+    assert place.source == {"persistentVolumeClaim": {"claimName": "w-state"}}
+
+
+def test_what_makes_pods_may_do_that_and_no_more() -> None:
+    role = one(full(), "Role", "-workers")["rules"]
+    granted = {(verb, resource) for rule in role for verb in rule["verbs"] for resource in rule["resources"]}
+    needed = {(verb, "/".join(filter(None, (resource, below)))) for verb, resource, below in RIGHTS}
+    assert granted == needed | {("list", "events")}
+    assert all(rule["apiGroups"] == [""] for rule in role)
+    (subject,) = one(full(), "RoleBinding", "-workers")["subjects"]
+    with_it = [name for name, pod in pods(full()) if pod.get("serviceAccountName") == subject["name"]]
+    assert with_it == ["shared"]
+    assert not [m for m in rendered() if m["kind"] in {"Role", "RoleBinding", "ClusterRole"}]
+
+
+def test_pods_of_jobs_reach_what_their_network_says() -> None:
+    policies = [m["spec"] for m in full() if m["kind"] == "NetworkPolicy" and "-jobs" in m["metadata"]["name"]]
+
+    def peers(network: str, way: str) -> list[Any]:
+        """Whom a job's pod may reach, or be reached by: the sum of all policies that select it."""
+        labels = {"app.kubernetes.io/component": COMPONENT, NETWORK_LABEL: network}
+        chosen = [one for one in policies if one["podSelector"]["matchLabels"].items() <= labels.items()]
+        assert chosen
+        assert all(way.capitalize() in one["policyTypes"] for one in chosen)
+        return [rule for one in chosen for rule in one.get(way, ())]
+
+    gangs = {"podSelector": {"matchLabels": {"app.kubernetes.io/component": COMPONENT, NETWORK_LABEL: "gang"}}}
+    assert (peers("none", "ingress"), peers("none", "egress")) == ([], [])
+    assert (peers("gang", "ingress"), peers("gang", "egress")) == ([{"from": [gangs]}], [{"to": [gangs]}])
+    assert peers("cluster", "egress") == [{}]
+    assert peers("cluster", "ingress") != [{}]
+    assert not [m for m in rendered() if m["kind"] == "NetworkPolicy" and "-jobs" in m["metadata"]["name"]]
+
+
+@pytest.mark.parametrize(
+    ("cpu", "memory", "milli", "mebibytes"),
+    [
+        ("4", "16Gi", "4000", "16384"),
+        ("1500m", "512Mi", "1500", "512"),
+        ("2.5", "1Ti", "2500", str(1 << 20)),
+        ("2", "1.5Gi", "2000", "1536"),
+        ("1", "2000000000", "1000", str(2_000_000_000 >> 20)),
+    ],
+)
+def test_quantities_become_whole_numbers(cpu: str, memory: str, milli: str, mebibytes: str) -> None:
+    fields = {"name": "p", "replicas": "1", "cpu": cpu, "memory": memory, "isolation.tier": "pod"}
+    manifests = chart.render(
+        *(
+            word
+            for field, value in fields.items()
+            if field not in {"cpu", "memory"}
+            for word in ("--set", f"region.pools[0].{field}={value}")
+        ),
+        *(word for field in ("cpu", "memory") for word in ("--set-string", f"region.pools[0].{field}={fields[field]}")),
+    )
+    (group,) = one(manifests, "RayCluster", "-ray")["spec"]["workerGroupSpecs"]
+    assert (group["labels"]["suanli.io/cpu-milli"], group["labels"]["suanli.io/memory-mib"]) == (milli, mebibytes)
 
 
 def test_ray_admits_its_own_pods_and_the_agent_only() -> None:
@@ -252,7 +331,10 @@ def test_a_changed_setting_restarts_the_pod_that_reads_it() -> None:
         ("region.pools[0].memory=lots", "memory"),
         ("region.pools[0].labels.suanli\\.io/pool=other", "suanli.io/pool"),
         ("region.pools[0].gpus=2", "acceleratorType"),
-        ("region.pools[0].isolation.tier=pod", "tier"),
+        ("region.pools[0].isolation.tier=jail", "tier"),
+        ("region.pools[0].isolation.pod.runtime=gvisor", "runtime"),
+        ("region.pools[0].isolation.pod.switch_ms=100", "switch_ms"),
+        ("region.pods.workerResources=null", "workerResources"),
         ("region.pools=null", "pools"),
         ("controlPlane.enabled=false", "region.agent.controlPlane"),
         ("unknown=1", "unknown"),

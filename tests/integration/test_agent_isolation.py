@@ -14,10 +14,12 @@ from workers.agent import Agent
 from workers.agent_link import SetupError
 from workers.config import AgentConfig, load_config
 from workers.executor import types as ex
-from workers.executor.isolation import Isolation, Network, Tier
+from workers.executor.isolation import Isolation, Network, PodSettings, Tier
 from workers.spool import SqliteSpool
 
 NODE = ex.NodeUp("n1", "node one", {"disk": "ssd"}, 4000, 4096, (), "", "boot", "127.0.0.1")
+POD = PodSettings()
+PODDED = replace(NODE, pod_problems={POD: ""})
 BARE = replace(NODE, sandbox_problem="the program bwrap is not there")
 
 
@@ -81,6 +83,20 @@ async def test_a_region_whose_nodes_cannot_do_what_they_must_does_not_start(
     assert gateway.stopped == [("old", 1)]
 
 
+@pytest.mark.parametrize(
+    ("problems", "words"),
+    [({POD: "the cluster has no RuntimeClass 'gvisor'"}, "no RuntimeClass"), ({}, "not been tried")],
+)
+async def test_a_node_that_cannot_have_pods_is_refused_with_the_reason(
+    control: FakeControl, tmp_path: Path, problems: dict[PodSettings, str], words: str
+) -> None:
+    gateway = FakeGateway(replace(NODE, pod_problems=problems), ex.NodesFound())
+    agent = agent_with(configured(tmp_path, control, tier="pod"), gateway)
+    async with asyncio.timeout(20):
+        with pytest.raises(SetupError, match=f"node one is refused: .* must run in pods, .*{words}"):
+            await agent.run()
+
+
 async def test_one_bad_node_is_left_out_and_the_others_serve(
     control: FakeControl, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -105,6 +121,7 @@ async def test_one_bad_node_is_left_out_and_the_others_serve(
         (NODE, "auto", "sandbox", False),
         (BARE, "auto", "process", True),
         (NODE, "process", "process", True),
+        (replace(PODDED, sandbox_problem="no bwrap"), "pod", "pod", False),
     ],
 )
 async def test_a_launch_carries_what_the_pool_declares_and_a_weak_tier_is_seen(

@@ -12,7 +12,7 @@ import yaml
 from protos.suanli.v1 import admin_pb2, jobs_pb2, regions_pb2, usage_pb2
 from scheduler.config import config_from
 from suanli.cli.main import cli
-from tools import reference
+from tools import chart, reference
 from workers.config import parse_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -121,7 +121,11 @@ def check_command(words: list[str]) -> None:
 def test_the_configuration_files_of_the_operators_pages_are_taken(page: str, tmp_path: Path) -> None:
     for block in re.findall(r"^```yaml\n(.*?)^```$", (DOCS / "howto" / f"{page}.md").read_text(), re.M | re.DOTALL):
         document = yaml.safe_load(block)
-        if "region" in document:
+        if isinstance(document.get("region"), dict):
+            values = tmp_path / "values.yaml"
+            values.write_text(block)
+            assert chart.render("--values", str(values))
+        elif "region" in document:
             assert parse_config(document, tmp_path).region == document["region"]
         else:
             assert config_from(document, tmp_path).state_dir == tmp_path / document["state_dir"]

@@ -211,12 +211,12 @@ class Sandbox:
         inside = [*self._inside(uid, isolation.processes), self._programs["env"], "-i", "--"]
         inside += [f"{name}={value}" for name, value in env.items()]
         if self._own_uids:
-            _give(folder, uid)
+            give(folder, uid)
         with self._filter.open("rb") as program:
             command = [self._programs["bwrap"], "--seccomp", str(program.fileno()), *options, *self._walls(True)]
             run_installer([*command, "--", *inside, *argv], folder, {"LANG": "C.UTF-8"}, (program.fileno(),))
         if self._own_uids:
-            _give(folder, os.geteuid())
+            give(folder, os.geteuid())
         shutil.rmtree(folder / "home", ignore_errors=True)
 
     def _view(self, isolation: Isolation, shown: Iterable[str], folder: str = "", memory_mib: int = 0) -> list[str]:
@@ -283,14 +283,15 @@ def hand_over(folder: Path, uid: int | None, deep: bool) -> None:
         return
     for name in PARTS:
         if deep:
-            _give(folder / name, uid)
+            give(folder / name, uid)
         else:
             os.chown(folder / name, uid, uid, follow_symlinks=False)
     with contextlib.suppress(FileNotFoundError):
         os.chown(folder / "parameters.json", uid, uid, follow_symlinks=False)
 
 
-def _give(folder: Path, uid: int) -> None:
+def give(folder: Path, uid: int) -> None:
+    """Give a folder with all that is in it to a user; raises OSError."""
     os.chown(folder, uid, uid, follow_symlinks=False)
     for base, folders, files in os.walk(folder):
         for one in (*folders, *files):

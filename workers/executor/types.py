@@ -11,7 +11,7 @@ import dataclasses
 import enum
 from collections.abc import Mapping
 
-from workers.executor.isolation import TRUSTED, Isolation
+from workers.executor.isolation import TRUSTED, Isolation, PodSettings
 
 
 class ExecutorError(Exception):
@@ -309,6 +309,8 @@ class NodeUp:
     """What already stands there; for an agent that has just been restarted."""
     sandbox_problem: str = ""
     """Why the node has no sandbox for jobs; empty when it has one."""
+    pod_problems: Mapping[PodSettings, str] = dataclasses.field(default_factory=dict)
+    """For each way of making pods that some pool declares: why the node cannot; empty where it can."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -55,6 +55,52 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{/* The identity of Ray nodes whose jobs run in pods of their own: it may make those pods. */}}
+{{- define "suanli.workers.serviceAccountName" -}}
+{{- with .Values.region.pods.serviceAccount -}}
+{{- if .create -}}
+{{- default (printf "%s-workers" (include "suanli.fullname" $)) .name -}}
+{{- else -}}
+{{- default "default" .name -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Whether the jobs of a pool run in pods of their own. */}}
+{{- define "suanli.runsInPods" -}}
+{{- eq (dig "tier" "" (default dict .isolation)) "pod" -}}
+{{- end -}}
+
+{{/* Whether any pool's do. */}}
+{{- define "suanli.anyInPods" -}}
+{{- $any := false -}}
+{{- if .Values.region.enabled -}}
+{{- range .Values.region.pools -}}
+{{- if eq (include "suanli.runsInPods" .) "true" -}}{{- $any = true -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $any -}}
+{{- end -}}
+
+{{/* A quantity of processors in thousandths. */}}
+{{- define "suanli.milliCores" -}}
+{{- $text := toString . -}}
+{{- if hasSuffix "m" $text -}}
+{{- trimSuffix "m" $text | float64 | floor | int64 -}}
+{{- else -}}
+{{- mulf ($text | float64) 1000 | floor | int64 -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A quantity of memory in mebibytes, rounded down. */}}
+{{- define "suanli.mebibytes" -}}
+{{- $text := toString . -}}
+{{- $number := regexFind "^[0-9.]+" $text -}}
+{{- $unit := trimPrefix $number $text -}}
+{{- $bytes := dict "" 1 "m" 0.001 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
+{{- divf (mulf ($number | float64) (get $bytes $unit | float64)) 1048576 | floor | int64 -}}
+{{- end -}}
+
 {{/* KubeRay derives names of Services and pods from the cluster's, so it is kept short. */}}
 {{- define "suanli.rayCluster" -}}
 {{- printf "%s-ray" (include "suanli.fullname" .) -}}
@@ -127,6 +173,12 @@ env:
   - { name: RAY_USAGE_STATS_ENABLED, value: "0" }
   # Jobs descend from a Ray worker, which would hand down its niceness of 15.
   - { name: RAY_worker_niceness, value: "0" }
+  {{- if .inPods }}
+  - name: SUANLI_POD_NAME
+    valueFrom: { fieldRef: { fieldPath: metadata.name } }
+  - name: SUANLI_POD_NAMESPACE
+    valueFrom: { fieldRef: { fieldPath: metadata.namespace } }
+  {{- end }}
 {{- include "suanli.artifactsEnvFrom" .root | nindent 0 }}
 readinessProbe:
   tcpSocket: { port: {{ .probePort }} }

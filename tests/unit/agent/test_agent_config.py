@@ -8,7 +8,7 @@ import pytest
 
 from workers.config import ConfigError, load_config, parse_config
 from workers.core_types import PoolRule
-from workers.executor.isolation import Isolation, Network, Tier
+from workers.executor.isolation import Isolation, Network, PodSettings, Tier
 
 
 def test_a_region_is_enough() -> None:
@@ -81,8 +81,24 @@ def test_another_host_is_no_loopback() -> None:
         ({"region": "e", "tls_cert": "c", "tls_key": "k"}, "agents_address"),
         ({"region": "e", "regoin": "x"}, "regoin"),
         ({"region": "e", "isolation": "sandbox"}, "isolation: must be a map"),
-        ({"region": "e", "isolation": {"tier": "pod"}}, "isolation.tier: 'pod' does not exist yet"),
-        ({"region": "e", "isolation": {"tier": "jail"}}, "isolation.tier: must be one of auto, sandbox, process"),
+        ({"region": "e", "isolation": {"tier": "jail"}}, "isolation.tier: must be one of auto, sandbox, process, pod"),
+        ({"region": "e", "isolation": {"pod": {}}}, "isolation.pod: is of the tier pod only"),
+        ({"region": "e", "isolation": {"tier": "pod", "pod": "x"}}, "isolation.pod: must be a map"),
+        ({"region": "e", "isolation": {"tier": "pod", "pod": {"runtime": "x"}}}, "isolation.pod.runtime: there is no"),
+        ({"region": "e", "isolation": {"tier": "pod", "pod": {"runtime_class": "A b"}}}, "isolation.pod.runtime_class"),
+        ({"region": "e", "isolation": {"tier": "pod", "pod": {"priority_class": "A"}}}, "isolation.pod.priority_class"),
+        ({"region": "e", "isolation": {"tier": "pod", "pod": {"gpu_resource": "gpu"}}}, "isolation.pod.gpu_resource"),
+        ({"region": "e", "isolation": {"tier": "pod", "pod": {"switch_ms": 500}}}, "isolation.pod.switch_ms"),
+        ({"region": "e", "isolation": {"tier": "pod", "pod": {"start_timeout_ms": -1}}}, "isolation.pod.start_timeout"),
+        ({"region": "e", "isolation": {"tier": "pod", "pod": {"labels": {"a": "b c"}}}}, "isolation.pod.labels: 'a'"),
+        (
+            {"region": "e", "isolation": {"tier": "pod", "pod": {"labels": {"suanli.io/network": "cluster"}}}},
+            "isolation.pod.labels: suanli.io/network belongs to",
+        ),
+        (
+            {"region": "e", "isolation": {"tier": "pod", "pod": {"labels": {"app.kubernetes.io/name": "x"}}}},
+            "isolation.pod.labels: app.kubernetes.io/name belongs to",
+        ),
         ({"region": "e", "isolation": {"network": 1}}, "isolation.network: must be text"),
         ({"region": "e", "isolation": {"extra_read_only": ["x"]}}, "isolation.extra_read_only"),
         ({"region": "e", "isolation": {"extra_read_only": ["//."]}}, "cannot be shown"),
@@ -90,7 +106,7 @@ def test_another_host_is_no_loopback() -> None:
         ({"region": "e", "isolation": {"processes": 3}}, "isolation.processes"),
         ({"region": "e", "isolation": {"disk": 3}}, "isolation.disk"),
         (
-            {"region": "e", "pools": [{"name": "a", "labels": {}, "isolation": {"tier": "pod"}}]},
+            {"region": "e", "pools": [{"name": "a", "labels": {}, "isolation": {"tier": "jail"}}]},
             r"pools\[0\].isolation.tier",
         ),
     ],
@@ -98,6 +114,17 @@ def test_another_host_is_no_loopback() -> None:
 def test_an_error_names_the_key(document: object, key: str) -> None:
     with pytest.raises(ConfigError, match=key):
         parse_config(document, Path("/"))
+
+
+def test_pods_are_declared_per_pool() -> None:
+    pod = {"runtime_class": "kata", "image": "jobs:2", "labels": {"team": "a"}, "switch_ms": 0}
+    pools = [{"name": "a", "labels": {}, "isolation": {"tier": "pod", "pod": pod}}, {"name": "b", "labels": {}}]
+    isolations = parse_config({"region": "e", "pools": pools, "isolation": {"tier": "pod"}}, Path("/")).isolations
+    declared = PodSettings(runtime_class="kata", image="jobs:2", labels=(("team", "a"),), switch_ms=0)
+    assert isolations.of("a").pod == declared
+    assert isolations.of("b").pod == PodSettings()
+    assert isolations.pods == (PodSettings(), declared)
+    assert parse_config({"region": "e"}, Path("/")).isolations.pods == ()
 
 
 def test_a_file_that_is_not_there_or_not_yaml_is_told_in_a_line(tmp_path: Path) -> None:
