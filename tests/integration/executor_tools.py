@@ -15,7 +15,7 @@ from workers.executor.isolation import Isolation, Tier
 from workers.executor.node_executor import NodeExecutor
 from workers.executor.types import Cursor, Event, Exited, Launch, Refused
 
-DEADLINE_S = 20
+DEADLINE_S = 60
 
 
 def config(folder: Path, **changes: Any) -> ExecutorConfig:

@@ -211,7 +211,7 @@ ray.io/accelerator-type: {{ . | quote }}
 
 {{/* What only a leader tells, and every leader alike; the rest is a process' own. docs/howto/dashboards.md has it too. */}}
 {{- define "suanli.platformMetrics" -}}
-suanli_(audit|budget|event|jobs|ledger|policy|pool|quota|region|runtime_prediction|usage|used)(_.+)?
+suanli_(audit|budget|event|jobs|ledger|policy|pool|quota|region|runtime_prediction|stored|usage|used)(_.+)?
 {{- end -}}
 
 {{/* Where the agent shows its certificate; empty: nowhere. */}}
