@@ -286,4 +286,5 @@ def _node_up(found: Mapping[str, Any], described: Description) -> NodeUp:
         attempts=described.attempts,
         # An executor that was started by an agent of an earlier release knows of no sandbox.
         sandbox_problem=getattr(described, "sandbox_problem", "its executor is of an earlier release"),
+        limits=getattr(node, "limits", ()),
     )

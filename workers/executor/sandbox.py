@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.executor import seccomp
+from workers.executor.cgroups import ControlGroups
 from workers.executor.folders import PARTS
 from workers.executor.isolation import Isolation, Network, Tier, tier_on
 from workers.executor.packages import Install, installer_environment, run_installer
@@ -84,11 +85,14 @@ class Sandbox:
         self._programs: dict[str, str] = {}
         self._own_uids = os.geteuid() == 0
         self._uids = _UIDS if _is_mapped(sum(_UIDS)) else _FEW_UIDS
+        self.groups = ControlGroups(root)
+        """What the kernel limits of each attempt in a sandbox."""
         self.problem = "it has not been tried yet"
         """Why there is no sandbox on this node, as a part of a sentence; empty when there is one."""
 
     def prepare(self) -> None:
         """Find out whether it works here, by trying; blocks for a fraction of a second."""
+        self.groups.prepare()
         self.problem = self._prepare()
 
     def _prepare(self) -> str:
@@ -187,6 +191,7 @@ class Sandbox:
             "people": people,
             "env": self._programs["env"],
             "uid": uid if self._own_uids else None,
+            "groups": self.groups.open(number, launch.cpu_milli, launch.memory_mib, isolation.processes),
             "file_limit": isolation.disk_mib << 20,
         }
 

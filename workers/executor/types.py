@@ -288,6 +288,8 @@ class NodeInfo:
     gpus: tuple[GpuInfo, ...]
     accelerator_type: str = ""
     address: str = "127.0.0.1"
+    limits: tuple[str, ...] = ()
+    """What the kernel limits of each attempt in a sandbox: ``cpu``, ``memory``, ``pids``."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -307,6 +309,8 @@ class NodeUp:
     """What already stands there; for an agent that has just been restarted."""
     sandbox_problem: str = ""
     """Why the node has no sandbox for jobs; empty when it has one."""
+    limits: tuple[str, ...] = ()
+    """As of ``NodeInfo``."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
