@@ -83,7 +83,10 @@ class Daemon:
 
 
 class Platform:
-    """All parts of it. ``second`` names a second Ray node to begin with; empty: none."""
+    """All parts of it. ``second`` names a second Ray node to begin with; empty: none. ``tier``: how jobs are kept apart.
+
+    By default they are not: jobs keep diaries in folders of the tests.
+    """
 
     def __init__(
         self,
@@ -93,11 +96,13 @@ class Platform:
         memory_mib: int = 2048,
         second: str = "",
         tls: bool = False,
+        tier: str = "process",
         **settings: Any,
     ) -> None:
         self.folder = folder
         self.cpus = cpus
         self._second = second
+        self._tier = tier
         self._authority = trustme.CA() if tls else None
         self._settings = settings
         self.cluster = LocalRayCluster(
@@ -208,8 +213,7 @@ class Platform:
             "control_plane": self.address,
             "state_dir": str(folder),
             "ray_address": self.cluster.address,
-            # Jobs keep diaries in folders of the tests.
-            "isolation": {"tier": "process"},
+            "isolation": {"tier": self._tier},
         }
         if self._authority is not None:
             settings["tls_ca"] = str(self.folder / "ca.pem")
