@@ -1,12 +1,25 @@
 """A node with a victim on it and secrets around it, for jobs that mean harm."""
 
+import contextlib
 import dataclasses
 import os
+import tempfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 
-from tests.integration.executor_tools import IsolatingExecutor, Run, python
+from tests.integration.executor_tools import (
+    SLEEPER,
+    IsolatingExecutor,
+    Run,
+    alive,
+    config,
+    eventually,
+    python,
+    shell,
+)
+from workers.executor.cgroups import ControlGroups
 from workers.executor.isolation import Isolation, Tier
-from workers.executor.types import Exited, ExitReason, Launch, Stream
+from workers.executor.types import Exited, ExitReason, Launch, Started, Stream
 
 MARKER = f"the-victims-own-argument-{os.getpid()}"
 SECRETS = {
@@ -45,6 +58,15 @@ class Site:
         self.run = Run(executor)
         self.victim = 0
         self.jobs = 0
+        self.looks = 0
+        """How often somebody has looked at the disk in vain."""
+
+    def note_look(self, _: object) -> None:
+        self.looks += 1
+
+    def ended(self, job_id: str) -> bool:
+        """Whether a job has ended, whoever has heard of it."""
+        return all(key.job_id != job_id for key in self.executor._live)
 
     async def attack(self, launch: Launch, isolation: Isolation) -> tuple[str, Exited]:
         """Run it as a job of its own; what it printed, and how it ended."""
@@ -66,3 +88,34 @@ class Site:
         assert "GOT" not in inside
         assert ended.reason is ExitReason.EXITED, f"{ended.message}: {inside}"
         return inside
+
+
+@contextlib.asynccontextmanager
+async def attacked_node(folder: Path) -> AsyncIterator[Site]:
+    """A node in a folder that everybody may look into, with all that is worth an attack."""
+    executor = IsolatingExecutor(config(folder, masked=(str(folder / "agent"), str(folder / "agent/token"))))
+    await executor.start()
+    assert executor.sandbox_problem == ""
+    site = Site(folder, executor)
+    script = f"echo secret > $SUANLI_RESULTS/secret; echo secret; {SLEEPER} {MARKER}"
+    await executor.launch([shell(script, "victim")])
+    await site.run.until(lambda event: isinstance(event, Started))
+    await eventually(lambda: alive(MARKER, sandbox=False) != [], "the victim")
+    site.victim = alive(MARKER, sandbox=False)[0]
+    for name in SECRETS:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError), path.open("x") as file:
+            file.write("secret\n")
+    yield site
+    await executor.close()
+
+
+def host() -> tuple[tuple[str, ...], bool]:
+    """Which limits the kernel keeps here, and whether it ends a group at once."""
+    with tempfile.TemporaryDirectory() as folder:
+        groups = ControlGroups(Path(folder))
+        groups.prepare()
+        found = groups.limits, any(tree.kills for tree in groups._trees)
+        groups.close()
+    return found

@@ -1,6 +1,5 @@
 """What the tests of isolation share: bubblewrap, and a node to attack. Nothing here starts Ray, so they may run side by side."""
 
-import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -8,9 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import bubblewrap  # noqa: F401 - a fixture
-from tests.integration.executor_tools import SLEEPER, IsolatingExecutor, alive, config, eventually, shell
-from tests.isolation.attack_tools import MARKER, SECRETS, Site
-from workers.executor.types import Started
+from tests.isolation.attack_tools import Site, attacked_node
 
 
 @pytest.fixture
@@ -22,24 +19,8 @@ def open_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def site(open_folder: Path) -> AsyncIterator[Site]:
-    tmp_path = open_folder
-    executor = IsolatingExecutor(config(tmp_path, masked=(str(tmp_path / "agent"), str(tmp_path / "agent/token"))))
-    await executor.start()
-    assert executor.sandbox_problem == ""
-    site = Site(tmp_path, executor)
-    script = f"echo secret > $SUANLI_RESULTS/secret; echo secret; {SLEEPER} {MARKER}"
-    await executor.launch([shell(script, "victim")])
-    started = await site.run.until(lambda event: isinstance(event, Started))
-    assert isinstance(started, Started)
-    await eventually(lambda: alive(MARKER, sandbox=False) != [], "the victim")
-    site.victim = next(pid for pid in alive(MARKER, sandbox=False))
-    for name in SECRETS:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError), path.open("x") as file:
-            file.write("secret\n")
-    yield site
-    await executor.close()
+    async with attacked_node(open_folder) as site:
+        yield site
 
 
 @pytest.fixture

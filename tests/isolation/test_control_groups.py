@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.executor_tools import IsolatingExecutor, config, eventually, python, shell
-from tests.isolation.attack_tools import OPENERS, Site, tiers
+from tests.isolation.attack_tools import OPENERS, Site, host, tiers
 from workers.executor import procfs
 from workers.executor.cgroups import CONTROLLERS, ControlGroups, places
 from workers.executor.isolation import Isolation, Tier
@@ -54,14 +54,15 @@ async def test_a_job_is_in_groups_of_its_own_with_the_limits_it_asked_for(site: 
     groups = groups_of(site)
     assert outside.count("/suanli-") == len(groups._trees)
     found = {one.controllers[0]: Path(one.folder) for one in places(mounts(), outside) if one.version == 1}
-    read = {name: (folder / file).read_text().strip() for name, file in LIMITS.items() if (folder := found.get(name))}
-    assert read == {name: value for name, value in VALUES.items() if name in groups.limits}
+    found = {name: folder for name, folder in found.items() if name in groups.limits}
+    read = {name: (folder / FILES[name]).read_text().strip() for name, folder in found.items()}
+    assert read == {name: VALUES[name] for name in found}
     await site.executor.stop("groups", 1, 0)
     await site.run.exited("groups")
     await eventually(lambda: not any(folder.exists() for folder in found.values()), "the groups are removed")
 
 
-LIMITS = {"cpu": "cpu.shares", "pids": "pids.max"}
+FILES = {"cpu": "cpu.shares", "pids": "pids.max"}
 VALUES = {"cpu": "2560", "pids": "79"}
 
 
@@ -177,38 +178,39 @@ async def main():
     run = Run(executor)
     await executor.launch([shell("sleep 600")])
     await run.until(lambda event: isinstance(event, Started))
-    print("ready", flush=True)
+    print(executor._link.pid, flush=True)
     await asyncio.sleep(600)
 
 asyncio.run(main())
 """
 
 
-async def test_the_groups_of_a_killed_executor_are_gone_when_the_next_one_has_started(open_folder: Path) -> None:
+@pytest.mark.parametrize("alone", [True, False])
+async def test_the_groups_of_a_killed_executor_are_removed_by_its_warden_or_the_next_one(
+    open_folder: Path, alone: bool
+) -> None:
     argv = [sys.executable, "-c", KILLED, str(open_folder)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as process:  # noqa: ASYNC220
         assert process.stdout is not None
-        assert await asyncio.to_thread(process.stdout.readline) == b"ready\n"
+        warden = int(await asyncio.to_thread(process.stdout.readline))
         parents = [Path(one) for one in json.loads((open_folder / "node/cgroups.json").read_text())]
         left = [one for one in parents if one.exists()]
+        assert bool(left) is bool(host()[0])
+        assert all((one / "1").exists() for one in left)
+        if not alone:
+            os.kill(warden, signal.SIGSTOP)
         process.kill()
-    executor = IsolatingExecutor(config(open_folder))
-    # What a trial leaves it removes itself, so only attempts' groups can be there.
-    assert bool(left) is bool(limited(open_folder.parent / "other"))
+    if not alone:
+        os.kill(warden, signal.SIGKILL)
+    else:
+        await eventually(lambda: not any(one.exists() for one in left), "the warden has removed them")
+        return
     assert all((one / "1").exists() for one in left)
+    executor = IsolatingExecutor(config(open_folder))
     await executor.start()
     assert not any((one / "1").exists() for one in left)
     await executor.close()
     assert not any(one.exists() for one in left)
-
-
-def limited(folder: Path) -> list[object]:
-    folder.mkdir()
-    groups = ControlGroups(folder)
-    groups.prepare()
-    found = list(groups._trees)
-    groups.close()
-    return list(found)
 
 
 async def test_a_launch_asks_for_what_its_job_asked_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ import pytest
 from tests.integration.executor_tools import IsolatingExecutor, Run, config, python, shell
 from tests.isolation.attack_tools import MARKER, OPENERS, SECRETS, Site, tiers
 from workers.executor.isolation import Isolation, Network, Tier
+from workers.executor.sandbox import Sandbox
 from workers.executor.types import ExitReason, Started, Stream
 
 
@@ -170,6 +171,18 @@ async def test_it_has_no_rights_and_gains_none(site: Site) -> None:
     # Where the node can give it, it is an id that no other attempt has.
     other, _ = await site.attack(shell("id -u"), tiers()[Tier.SANDBOX])
     assert (other.strip() != status["Uid"].split()[0]) is (os.geteuid() == 0)
+
+
+async def test_no_two_executors_of_a_machine_give_the_same_user_id(tmp_path: Path) -> None:
+    given = []
+    for name in ("east", "west"):
+        (tmp_path / name).mkdir()
+        sandbox = Sandbox(tmp_path / name)
+        sandbox._own_uids = True
+        given.append({sandbox._uid(number) for number in range(-1, 1000)})
+    assert len(given[0]) == len(given[1]) == 1001
+    if os.geteuid() == 0 and Sandbox(tmp_path)._uids[1] > 1_000_000:
+        assert not given[0] & given[1]
 
 
 def environment_of(pid: int, program: str) -> str:

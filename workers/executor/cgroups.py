@@ -162,6 +162,11 @@ class ControlGroups:
         """The controllers whose limits hold for attempts on this node."""
         return tuple(name for name in CONTROLLERS if any(name in tree.controllers for tree in self._trees))
 
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The groups that all others are in; whoever lives longest may remove them."""
+        return tuple(tree.parent for tree in self._trees)
+
     # --- finding out ----------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:

@@ -365,7 +365,7 @@ class NodeExecutor:
         await self._start_warden()
 
     async def _start_warden(self) -> None:
-        self._link = await WardenLink.start(self, self._on_warden_lost)
+        self._link = await WardenLink.start(self, self._on_warden_lost, self._sandbox.groups.parents)
         self._warden_ready.set()
 
     # --- after the end --------------------------------------------------------------------------------------------

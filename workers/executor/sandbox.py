@@ -16,6 +16,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,8 @@ class Sandbox:
         self._shown: list[str] = []
         self._programs: dict[str, str] = {}
         self._own_uids = os.geteuid() == 0
+        # Several executors may stand on one machine, such as those of two regions: each begins somewhere else.
+        self._first = zlib.crc32(os.fsencode(root))
         self._uids = _UIDS if _is_mapped(sum(_UIDS)) else _FEW_UIDS
         self.groups = ControlGroups(root)
         """What the kernel limits of each attempt in a sandbox."""
@@ -153,7 +156,7 @@ class Sandbox:
         if not self._own_uids:
             return _PLAIN_UID
         first, count = self._uids
-        return first + number % count
+        return first + (self._first + number) % count
 
     def spec(self, launch: Launch, folder: str, number: int, env: dict[str, str]) -> dict[str, Any]:
         """Return what the warden needs to start the launch in a sandbox; changes what ``env`` says of GPUs."""

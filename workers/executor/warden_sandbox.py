@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import signal
+from collections.abc import Iterable
 from typing import Any
 
 from workers.executor import logfile, procfs
@@ -64,6 +65,18 @@ def _join(group: str) -> None:
             os.close(fd)
     except OSError as error:
         raise OSError(errno.EIO, f"its control group cannot be entered ({error.strerror}: {group})") from error
+
+
+def remove_groups(parents: Iterable[str]) -> None:
+    """Remove control groups and those in them, of which all processes have ended; what cannot be removed stays."""
+    for parent in parents:
+        with contextlib.suppress(OSError), os.scandir(parent) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    with contextlib.suppress(OSError):
+                        os.rmdir(entry.path)
+        with contextlib.suppress(OSError):
+            os.rmdir(parent)
 
 
 def _set_limits(sandbox: dict[str, Any]) -> None:
