@@ -298,3 +298,19 @@ def test_there_is_no_dashboard(cluster: LocalRayCluster) -> None:
     for name in ("dashboard-port", "dashboard-agent-listen-port"):
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", int(options[name]))) == errno.ECONNREFUSED, name
+
+
+def test_it_is_the_token_that_keeps_strangers_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = LocalRayCluster.client_env
+    open_to_all = lambda self: {name: value for name, value in made(self).items() if "AUTH" not in name}  # noqa: E731
+    monkeypatch.setattr(LocalRayCluster, "client_env", open_to_all)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    cluster = LocalRayCluster("open", tmp_path, num_cpus=1)
+    cluster.start()
+    try:
+        address = f"127.0.0.1:{options_of(cluster)['port']}"
+        for method in ("/ray.rpc.NodeInfoGcsService/GetAllNodeInfo", "/ray.rpc.InternalKVGcsService/InternalKVKeys"):
+            assert answer(address, method) is grpc.StatusCode.OK
+    finally:
+        cluster.stop()
+        remove_cluster(tmp_path)
