@@ -1,6 +1,6 @@
 """The walls between people, agents and the control plane: take one away, and what it stops goes through.
 
-Those around a job are in ``test_defences.py``; that Ray's token is one is tried in ``tests/integration/test_ray_gateway.py``.
+Those around a job are in ``test_defences.py``; that Ray's token is one is tried in ``tests/integration/on_ray/test_ray_gateway.py``.
 """
 
 from __future__ import annotations
