@@ -154,6 +154,8 @@ class ControlGroups:
         self._proc = proc
         self._trees: list[Tree] = []
         self._left: set[str] = set()
+        self._asked: dict[int, int] = {}
+        """Cores in thousandths of those that have groups."""
         self.problems: dict[str, str] = {}
         """Why a limit is not kept by the kernel here."""
 
@@ -215,9 +217,6 @@ class ControlGroups:
                     if place.version == 2:
                         kernel.write(f"{parent}/cgroup.subtree_control", f"+{name}")
                     held.append(name)
-            if "cpu" in held:
-                cores = len(os.sched_getaffinity(0))
-                self._set(parent, settings(place.version, cores * 1000, 0, 0)["cpu"])
             held = self._try(Tree(place.version, parent, tuple(held), False))
             kills = place.version == 2 and self._kills(parent)
         except OSError as error:
@@ -299,6 +298,8 @@ class ControlGroups:
         One that could not be made, or whose limits could not be set, is not there: entering it fails, and so does the start.
         """
         made = []
+        self._asked[number] = cpu_milli
+        self._weigh()
         for tree in self._trees:
             group = f"{tree.parent}/{number}"
             made.append(group)
@@ -329,6 +330,8 @@ class ControlGroups:
     def forget(self, number: int) -> None:
         """Remove an attempt's groups, and what could not be removed before."""
         self.kill(number)
+        if self._asked.pop(number, None) is not None:
+            self._weigh()
         left = [*self._left, *(f"{tree.parent}/{number}" for tree in self._trees)]
         self._left.clear()
         for group in left:
@@ -339,6 +342,13 @@ class ControlGroups:
         for tree in self._trees:
             self._end(tree.parent)
         self._trees = []
+
+    def _weigh(self) -> None:
+        """Let all attempts together weigh as much against the node's own programs as each of them does for itself."""
+        for tree in self._trees:
+            if "cpu" in tree.controllers:
+                with contextlib.suppress(OSError):
+                    self._set(tree.parent, settings(tree.version, sum(self._asked.values()), 0, 0)["cpu"])
 
     def _set(self, group: str, values: dict[str, str]) -> None:
         for file, value in values.items():

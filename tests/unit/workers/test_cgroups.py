@@ -81,7 +81,9 @@ class FakeKernel(Kernel):
                 raise OSError(errno.ENOENT, "No such file or directory")
             Path(path).write_text(f"{old} {text.lstrip('+')}".strip())
         else:
-            super().write(path, text)
+            if not os.path.exists(path):
+                raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
+            Path(path).write_text(text)
 
     def make(self, path: str) -> None:
         self.check(path)
@@ -185,6 +187,18 @@ def test_in_a_delegated_group_all_limits_hold_and_the_nodes_own_programs_step_as
     assert again.limits == ("cpu", "memory", "pids")
     assert not Path(group).exists()
     assert sorted(os.listdir(base))[-1] == "suanli-node"
+
+
+def test_all_together_weigh_what_each_of_them_does(tmp_path: Path) -> None:
+    found = groups(tmp_path, *unified(tmp_path))
+    parent = Path(found.open(1, 1500, 64, 20)[0]).parent / "cpu.weight"
+    weights = [parent.read_text()]
+    found.open(2, 3000, 64, 20)
+    weights.append(parent.read_text())
+    for number in (1, 2, 2):
+        found.forget(number)
+        weights.append(parent.read_text())
+    assert weights == ["150", "450", "300", "1", "1"]
 
 
 def test_what_the_kernel_says_of_memory_is_asked_for(tmp_path: Path) -> None:
