@@ -120,7 +120,7 @@ ELSEWHERE = {
     "--uid": "how a job without a user id of its own sees itself",
     "--gid": "the same",
     "--cap-add": "gives the three capabilities by which setpriv takes the user id of its own and gives up the rest",
-    "--new-session": "the warden's child leads a session without a terminal, and the filter refuses to type into one",
+    "--new-session": "see test_terminal.py",
     "--inh-caps": "bubblewrap hands on none, whoever runs it",
     "--no-new-privs": "bubblewrap sets it by itself, always, and mounts everything without set-user-id programs",
     "--regid": "the group that belongs to the user id of its own: see there",
