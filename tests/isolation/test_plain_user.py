@@ -1,4 +1,4 @@
-"""The walls of a node whose Ray is not root's: ``test_defences.py`` once more, as somebody who is nobody else."""
+"""The walls of a node whose Ray is not root's: the same tests once more, as somebody who is nobody else."""
 
 import os
 import shutil
@@ -52,7 +52,7 @@ def test_the_walls_of_a_plain_users_node_hold_and_each_is_needed(theirs: Path) -
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     env |= {"HOME": str(theirs), "TMPDIR": str(theirs), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(ROOM)}
     options = ["-q", "-p", "no:cacheprovider", f"--basetemp={theirs / 'pytest'}"]
-    tests = ["tests/isolation/test_defences.py", "tests/isolation/test_control_groups.py"]
+    tests = [f"tests/isolation/test_{name}.py" for name in ("defences", "control_groups", "terminal")]
     done = subprocess.run(
         [*plain(), sys.executable, "-m", "pytest", *options, *tests],
         check=False,

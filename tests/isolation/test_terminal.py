@@ -43,7 +43,7 @@ async def attack() -> dict[str, bool]:
     """Whether a job can open the terminal with all walls but one taken away, and with all."""
     found = {}
     with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o755)
+        os.chmod(name, 0o755)
         async with attacked_node(Path(name)) as site:
             for left in (*WALLS, "none"):
                 with pytest.MonkeyPatch.context() as patch:
