@@ -135,7 +135,7 @@ class Platform:
         self.cluster.stop()
         left = cluster_pids(self.folder / "ray")
         remove_cluster(self.folder / "ray")
-        assert (problems, left) == ([], [])
+        assert (problems, left) == ([], []), (problems, left)
 
     def client(self, user: str = "ada") -> Client:
         """The services as a researcher (``ada``), an institution's admin (``ann``) or the operator (``admin``)."""

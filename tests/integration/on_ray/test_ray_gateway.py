@@ -17,6 +17,7 @@ import pytest
 
 from suanli.local.ray_cluster import LocalRayCluster, cluster_pids, remove_cluster, short_folder
 from tests.integration.executor_tools import SLEEPER, alive, config, eventually, shell
+from tests.isolation.attack_tools import host
 from workers.executor import procfs
 from workers.executor.types import (
     Exited,
@@ -111,6 +112,8 @@ async def watch(gateway_config: GatewayConfig) -> AsyncIterator[Watch]:
 
 async def test_nodes_are_found_with_what_they_declare(watch: Watch) -> None:
     head, second = await watch.node("head"), await watch.node("second")
+    # What the kernel limits here, whoever asks.
+    assert head.limits == second.limits == host()[0]
     await watch.until(lambda event: isinstance(event, NodesFound))
     assert (head.cpu_milli, head.memory_mib, head.accelerator_type) == (2000, 2048, "A100")
     assert [(gpu.index, gpu.name) for gpu in head.gpus] == [(0, "A100"), (1, "A100")]
