@@ -130,8 +130,8 @@ class Platform:
         problems = []
         for name in ("agent", "server"):
             daemon: Daemon | None = getattr(self, name, None)
-            if daemon is not None and daemon.end() not in (0, -signal.SIGKILL):
-                problems.append(f"{name}: {daemon.log.read_text()[-3000:]}")
+            if daemon is not None and (status := daemon.end()) not in (0, -signal.SIGKILL):
+                problems.append(f"{name}: status {status}: {daemon.log.read_text()[-3000:]}")
         self.cluster.stop()
         left = cluster_pids(self.folder / "ray")
         remove_cluster(self.folder / "ray")
