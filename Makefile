@@ -13,6 +13,8 @@ JOBS ?= 2
 ARGS ?=
 # Requests of each kind that `make fuzz` sends.
 FUZZ ?= 5000
+# Seconds that it then goes on by coverage; 0 leaves that out.
+FUZZ_SECONDS ?= 60
 # Seeds that `make soak` runs the simulation with.
 SEEDS ?= 5000
 
@@ -74,8 +76,11 @@ ifneq ($(SOAK_TESTS),)
 	$(PYTHON_RUN) -m pytest -q --timeout=0 $(SOAK_TESTS) $(ARGS)
 endif
 
-fuzz: $(STAMP) ## Send senseless and damaged requests to every call (FUZZ=5000 of each)
+fuzz: $(STAMP) ## Send senseless and damaged requests to every call (FUZZ=5000 of each; FUZZ_SECONDS=60 by coverage, extra `fuzz`)
 	SUANLI_HYPOTHESIS=soak SUANLI_FUZZ_EXAMPLES=$(FUZZ) $(PYTHON_RUN) -m pytest -q --timeout=0 -n $(JOBS) tests/property/test_fuzz_rpcs.py $(ARGS)
+ifneq ($(FUZZ_SECONDS),0)
+	$(PYTHON_RUN) -m tests.fuzz --seconds $(FUZZ_SECONDS)
+endif
 
 protos: $(STAMP) ## Generate the Python stubs of protos/
 	$(PYTHON_RUN) -m tools.protos

@@ -49,9 +49,9 @@ def running_server(database_url: str = "") -> Iterator[Server]:
 
 
 @contextmanager
-def running_platform(cpus: int) -> Iterator[Server]:
-    """A control plane, one region's Ray cluster of one node that declares ``cpus`` cores, and its agent."""
+def running_platform(cpus: int, tier: str) -> Iterator[Server]:
+    """A control plane, one region's Ray cluster of one node that declares ``cpus`` cores, and its agent; jobs run in ``tier``."""
     with tempfile.TemporaryDirectory(prefix="suanli-bench-") as name:
         defaults = {"heartbeat_interval_ms": 5_000, "lease_ttl_ms": 30_000}
-        with running_parts(Path(name), cpus=cpus, memory_mib=64 * 1024, **defaults) as platform:
+        with running_parts(Path(name), cpus=cpus, memory_mib=64 * 1024, tier=tier, **defaults) as platform:
             yield Server(platform.address, platform.keys["admin"], Path(name))

@@ -85,8 +85,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=5_000, help="`true` jobs submitted at once")
     parser.add_argument("--probes", type=int, default=100, help="single jobs on the idle cluster, for the latency")
     parser.add_argument("--cpus", type=int, default=16, help="cores the node declares")
+    parser.add_argument("--tier", choices=["process", "sandbox"], default="process", help="how jobs are kept apart")
     arguments = parser.parse_args()
-    with running_platform(cpus=arguments.cpus) as server:
+    with running_platform(arguments.cpus, arguments.tier) as server:
         figures = asyncio.run(measure(server, arguments.jobs, arguments.probes))
     for name, value in figures.items():
         print(f"{name:>26}: {value:,}")

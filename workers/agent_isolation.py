@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from workers.core_launch import pool_of
 from workers.core_types import PoolRule
 from workers.executor import types as ex
-from workers.executor.isolation import ISOLATION_LABEL, TRUSTED, Isolation, Isolations, Tier, tier_on
+from workers.executor.isolation import ISOLATION_LABEL, LIMITS_LABEL, TRUSTED, Isolation, Isolations, Tier, tier_on
 
 log = logging.getLogger("workers.agent")
 
@@ -45,7 +45,13 @@ class NodeIsolation:
             log.warning("node %s runs jobs WITHOUT A SANDBOX, for people who trust each other: %s", node.name, why)
         self._refused.pop(node.node_id, None)
         self._of[node.node_id] = isolation
-        return dataclasses.replace(node, labels={**node.labels, ISOLATION_LABEL: tier.value})
+        labels = {**node.labels, ISOLATION_LABEL: tier.value}
+        if tier is Tier.SANDBOX:
+            labels[LIMITS_LABEL] = kept = ",".join(node.limits) or "none"
+            log.info(
+                "node %s: limits of sandboxes that its kernel keeps: %s; the others are watched only", node.name, kept
+            )
+        return dataclasses.replace(node, labels=labels)
 
     def is_refused(self, node_id: str) -> bool:
         """Whether a node's events are none of ours."""

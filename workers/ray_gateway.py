@@ -322,4 +322,5 @@ def _node_up(found: Mapping[str, Any], described: Description, pod_problems: Map
         # An executor that was started by an agent of an earlier release knows of no sandbox.
         sandbox_problem=getattr(described, "sandbox_problem", _OLD_EXECUTOR),
         pod_problems=pod_problems,
+        limits=getattr(node, "limits", ()),
     )

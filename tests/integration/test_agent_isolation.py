@@ -102,13 +102,14 @@ async def test_one_bad_node_is_left_out_and_the_others_serve(
 ) -> None:
     cursor = ex.Cursor("boot", 1)
     events = ex.NodeEvents("n1", (), cursor)
-    gateway = FakeGateway(BARE, events, replace(NODE, node_id="n2"), ex.NodesFound())
+    gateway = FakeGateway(BARE, events, replace(NODE, node_id="n2", limits=("cpu", "pids")), ex.NodesFound())
     agent = agent_with(configured(tmp_path, control, tier="sandbox"), gateway)
     running = asyncio.create_task(agent.run())
     await control.until(lambda: control.report is not None and control.report.nodes)
     assert control.report is not None
     (node,) = control.report.nodes
-    assert (node.id, dict(node.labels)) == ("n2", {"disk": "ssd", "suanli.io/isolation": "sandbox"})
+    labels = {"disk": "ssd", "suanli.io/isolation": "sandbox", "suanli.io/limits": "cpu,pids"}
+    assert (node.id, dict(node.labels)) == ("n2", labels)
     assert gateway.acknowledged == [cursor]
     assert "node one is refused" in caplog.text
     agent.stop(False)
@@ -139,7 +140,8 @@ async def test_a_launch_carries_what_the_pool_declares_and_a_weak_tier_is_seen(
     running = asyncio.create_task(agent.run())
     await control.until(lambda: control.report is not None and control.report.nodes)
     assert control.report is not None
-    assert control.report.nodes[0].labels["suanli.io/isolation"] == label
+    labels = control.report.nodes[0].labels
+    assert (labels["suanli.io/isolation"], labels.get("suanli.io/limits")) == (label, None if warned else "none")
     assert ("WITHOUT A SANDBOX" in caplog.text) is warned
     control.say(launch=launch("job", ["n1"], [sys.executable], 1))
     async with asyncio.timeout(20):

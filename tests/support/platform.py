@@ -83,7 +83,10 @@ class Daemon:
 
 
 class Platform:
-    """All parts of it. ``second`` names a second Ray node to begin with; empty: none."""
+    """All parts of it. ``second`` names a second Ray node to begin with; empty: none. ``tier``: how jobs are kept apart.
+
+    By default they are not: jobs keep diaries in folders of the tests.
+    """
 
     def __init__(
         self,
@@ -93,11 +96,13 @@ class Platform:
         memory_mib: int = 2048,
         second: str = "",
         tls: bool = False,
+        tier: str = "process",
         **settings: Any,
     ) -> None:
         self.folder = folder
         self.cpus = cpus
         self._second = second
+        self._tier = tier
         self._authority = trustme.CA() if tls else None
         self._settings = settings
         self.cluster = LocalRayCluster(
@@ -125,12 +130,12 @@ class Platform:
         problems = []
         for name in ("agent", "server"):
             daemon: Daemon | None = getattr(self, name, None)
-            if daemon is not None and daemon.end() not in (0, -signal.SIGKILL):
-                problems.append(f"{name}: {daemon.log.read_text()[-3000:]}")
+            if daemon is not None and (status := daemon.end()) not in (0, -signal.SIGKILL):
+                problems.append(f"{name}: status {status}: {daemon.log.read_text()[-3000:]}")
         self.cluster.stop()
         left = cluster_pids(self.folder / "ray")
         remove_cluster(self.folder / "ray")
-        assert (problems, left) == ([], [])
+        assert (problems, left) == ([], []), (problems, left)
 
     def client(self, user: str = "ada") -> Client:
         """The services as a researcher (``ada``), an institution's admin (``ann``) or the operator (``admin``)."""
@@ -208,8 +213,7 @@ class Platform:
             "control_plane": self.address,
             "state_dir": str(folder),
             "ray_address": self.cluster.address,
-            # Jobs keep diaries in folders of the tests.
-            "isolation": {"tier": "process"},
+            "isolation": {"tier": self._tier},
         }
         if self._authority is not None:
             settings["tls_ca"] = str(self.folder / "ca.pem")

@@ -10,9 +10,11 @@ import signal
 import time
 from pathlib import Path
 
-from workers.executor import staging
+from workers.executor import procfs, staging
 from workers.executor.gpu_meter import GpuTotals
 from workers.executor.types import AttemptInfo, AttemptKey, AttemptState, Exited, ExitReason, Launch, Usage
+
+_NEAR_MS = 5_000
 
 
 def now_ms() -> int:
@@ -111,12 +113,32 @@ def signal_name(number: int) -> str:
         return f"SIG{number}"
 
 
-def judge(status: int, *, kernel_was_short: bool) -> tuple[ExitReason, str]:
+class Shortage:
+    """Notices when the kernel kills processes for lack of memory, whosesoever they are."""
+
+    def __init__(self) -> None:
+        self._kills = procfs.oom_kills()
+        self._seen_ms = 0
+
+    def is_near(self) -> bool:
+        """Whether it has done so moments ago."""
+        count = procfs.oom_kills()
+        if count > self._kills:
+            self._kills, self._seen_ms = count, now_ms()
+        return now_ms() - self._seen_ms < _NEAR_MS
+
+
+def judge(status: int, *, kernel_was_short: bool, fenced: bool = False) -> tuple[ExitReason, str]:
     """Return why a process that nobody told to end has ended, and a sentence.
 
     ``kernel_was_short``: the kernel has killed some process for lack of memory moments ago. A shell reports the
-    SIGKILL of its child as exit code 137, so that is taken for the same.
+    SIGKILL of its child as exit code 137, so that is taken for the same. ``fenced``: it was one of the attempt's own.
     """
+    if fenced and kernel_was_short:
+        return (
+            ExitReason.OUT_OF_MEMORY,
+            "it needed more memory than its limit, or than the node has: the kernel killed it",
+        )
     killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
     if kernel_was_short and (killed or (os.WIFEXITED(status) and os.WEXITSTATUS(status) == 128 + signal.SIGKILL)):
         return ExitReason.OUT_OF_MEMORY, "the node ran out of memory and its kernel killed the process"

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 ISOLATION_LABEL = "suanli.io/isolation"
 """Label of a node, with the tier that its jobs run in: ``sandbox``, ``pod`` or ``process``."""
+LIMITS_LABEL = "suanli.io/limits"
+"""Label of a node with sandboxes: what its kernel limits of each, as in ``cpu,pids``; else ``none``."""
 
 
 class Tier(enum.StrEnum):

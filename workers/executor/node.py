@@ -24,8 +24,8 @@ class NodeOverrides:
     address: str = "127.0.0.1"
 
 
-def describe(boot_id: str, overrides: NodeOverrides) -> NodeInfo:
-    """Return the node's capacity: as declared, else as measured."""
+def describe(boot_id: str, overrides: NodeOverrides, limits: tuple[str, ...] = ()) -> NodeInfo:
+    """Return the node's capacity, as declared, else as measured; ``limits`` are those that its kernel keeps."""
     gpus = physical_gpus()
     if overrides.gpus is not None:
         gpus = gpus[: overrides.gpus]
@@ -39,6 +39,7 @@ def describe(boot_id: str, overrides: NodeOverrides) -> NodeInfo:
         gpus=gpus,
         accelerator_type=overrides.accelerator_type or (gpus[0].name if gpus else ""),
         address=overrides.address,
+        limits=limits,
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import artifacts
 from workers.executor import environment, logfile, node, procfs, staging
-from workers.executor.attempt import Attempt, data_limit, judge, now_ms
+from workers.executor.attempt import Attempt, Shortage, data_limit, judge, now_ms
 from workers.executor.config import ExecutorConfig
 from workers.executor.disk import DiskWatch
 from workers.executor.events import EventLog
@@ -86,8 +86,7 @@ class NodeExecutor:
         # Large uploads must not keep memory limits from being enforced or logs from being read.
         self._quick_threads = concurrent.futures.ThreadPoolExecutor(2, "suanli-quick")
         self._lock_fd = -1
-        self._oom_kills = procfs.oom_kills()
-        self._oom_seen_ms = 0
+        self._shortage = Shortage()
         self._ports = node.FreePorts()
 
     # --- life of the executor -------------------------------------------------------------------------------------
@@ -126,11 +125,12 @@ class NodeExecutor:
         self._quick_threads.shutdown(wait=True, cancel_futures=True)
         self._sampler.close()
         self._disk.close()
+        await asyncio.to_thread(self._sandbox.groups.close)
         os.close(self._lock_fd)
 
     def info(self) -> NodeInfo:
         """Describe the node."""
-        return node.describe(self._boot_id, self._config.node)
+        return node.describe(self._boot_id, self._config.node, self._sandbox.groups.limits)
 
     @property
     def sandbox_problem(self) -> str:
@@ -312,6 +312,8 @@ class NodeExecutor:
     def _signal(self, number: int, signum: int) -> None:
         if self._link is not None and number in self._by_number:
             self._link.signal(number, signum)
+            if signum == signal.SIGKILL:
+                self._sandbox.groups.kill(number)
 
     # --- what the warden reports ----------------------------------------------------------------------------------
 
@@ -344,15 +346,11 @@ class NodeExecutor:
     def on_exited(self, number: int, status: int, started_ms: int, ended_ms: int, cpu_ms: int, peak_kib: int) -> None:
         """Nothing of the process lives: decide why it ended, and collect what it left."""
         attempt = self._by_number[number]
-        reason, message = attempt.verdict or judge(status, kernel_was_short=status != 0 and self._kernel_was_short())
+        fenced = self._sandbox.groups.out_of_memory(number)
+        short = status != 0 and (self._shortage.is_near() if fenced is None else fenced)
+        reason, message = attempt.verdict or judge(status, kernel_was_short=short, fenced=bool(fenced))
         ended = attempt.end(reason, message, status=status, ended_ms=ended_ms, cpu_ms=cpu_ms, peak_kib=peak_kib)
         self._collect(attempt, ended)
-
-    def _kernel_was_short(self) -> bool:
-        count = procfs.oom_kills()
-        if count > self._oom_kills:
-            self._oom_kills, self._oom_seen_ms = count, now_ms()
-        return now_ms() - self._oom_seen_ms < 5_000
 
     def _on_warden_lost(self) -> None:
         self._link = None
@@ -367,7 +365,7 @@ class NodeExecutor:
         await self._start_warden()
 
     async def _start_warden(self) -> None:
-        self._link = await WardenLink.start(self, self._on_warden_lost)
+        self._link = await WardenLink.start(self, self._on_warden_lost, self._sandbox.groups.parents)
         self._warden_ready.set()
 
     # --- after the end --------------------------------------------------------------------------------------------
@@ -414,6 +412,8 @@ class NodeExecutor:
         self._live.pop(attempt.key, None)
         self._by_number.pop(attempt.number, None)
         self._ended[attempt.key] = attempt
+        if attempt.spawned:
+            self._sandbox.groups.forget(attempt.number)
         self._events.add(ended)
         if attempt.resources is not None:
             self._task(attempt.resources.aclose())

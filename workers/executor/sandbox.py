@@ -16,11 +16,13 @@ import os
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from workers.executor import seccomp
+from workers.executor.cgroups import ControlGroups
 from workers.executor.folders import PARTS
 from workers.executor.isolation import Isolation, Network, Tier, tier_on
 from workers.executor.packages import Install, installer_environment, run_installer
@@ -83,12 +85,17 @@ class Sandbox:
         self._shown: list[str] = []
         self._programs: dict[str, str] = {}
         self._own_uids = os.geteuid() == 0
+        # Several executors may stand on one machine, such as those of two regions: each begins somewhere else.
+        self._first = zlib.crc32(os.fsencode(root))
         self._uids = _UIDS if _is_mapped(sum(_UIDS)) else _FEW_UIDS
+        self.groups = ControlGroups(root)
+        """What the kernel limits of each attempt in a sandbox."""
         self.problem = "it has not been tried yet"
         """Why there is no sandbox on this node, as a part of a sentence; empty when there is one."""
 
     def prepare(self) -> None:
         """Find out whether it works here, by trying; blocks for a fraction of a second."""
+        self.groups.prepare()
         self.problem = self._prepare()
 
     def _prepare(self) -> str:
@@ -151,7 +158,7 @@ class Sandbox:
         if not self._own_uids:
             return _PLAIN_UID
         first, count = self._uids
-        return first + number % count
+        return first + (self._first + number) % count
 
     def spec(self, launch: Launch, folder: str, number: int, env: dict[str, str]) -> dict[str, Any]:
         """Return what the warden needs to start the launch in a sandbox; changes what ``env`` says of GPUs."""
@@ -189,6 +196,7 @@ class Sandbox:
             "people": people,
             "env": self._programs["env"],
             "uid": uid if self._own_uids else None,
+            "groups": self.groups.open(number, launch.cpu_milli, launch.memory_mib, isolation.processes),
             "file_limit": isolation.disk_mib << 20,
         }
 

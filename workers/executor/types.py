@@ -290,6 +290,8 @@ class NodeInfo:
     gpus: tuple[GpuInfo, ...]
     accelerator_type: str = ""
     address: str = "127.0.0.1"
+    limits: tuple[str, ...] = ()
+    """What the kernel limits of each attempt in a sandbox: ``cpu``, ``memory``, ``pids``."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -311,6 +313,8 @@ class NodeUp:
     """Why the node has no sandbox for jobs; empty when it has one."""
     pod_problems: Mapping[PodSettings, str] = dataclasses.field(default_factory=dict)
     """For each way of making pods that some pool declares: why the node cannot; empty where it can."""
+    limits: tuple[str, ...] = ()
+    """As of ``NodeInfo``."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

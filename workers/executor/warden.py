@@ -29,6 +29,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from workers.executor import logfile, procfs, warden_sandbox
@@ -72,19 +73,8 @@ class Job:
     """One process that the warden has started."""
 
     __slots__ = (
-        *(
-            "ended_ms",
-            "error",
-            "number",
-            "outcome",
-            "pid",
-            "report",
-            "root",
-            "started_ms",
-            "status",
-            "streams",
-            "usage",
-        ),
+        *("ended_ms", "error", "number", "outcome", "pid", "report", "root"),
+        *("started_ms", "status", "streams", "usage"),
     )
 
     def __init__(self, number: int, pid: int, root: str, outcome_fd: int, sandboxed: bool) -> None:
@@ -482,8 +472,8 @@ def _set_limits(spec: dict[str, Any]) -> None:
         os.close(fd)
 
 
-def main(fd: int) -> None:
-    """Run the warden on the socket ``fd``."""
+def main(fd: int, groups: Sequence[str] = ()) -> None:
+    """Run the warden on the socket ``fd``; at its end it removes the executor's control groups with all below them."""
     link = socket.socket(fileno=fd)
     os.set_inheritable(fd, False)
     if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
@@ -495,6 +485,7 @@ def main(fd: int) -> None:
     gc.freeze()
     gc.disable()
     Warden(link).run()
+    warden_sandbox.remove_groups(groups)
 
 
 if __name__ == "__main__":

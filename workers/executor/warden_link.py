@@ -8,12 +8,12 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 _CODE_ROOT = str(Path(__file__).resolve().parents[2])
-_BOOT = "import sys; sys.path.insert(0, sys.argv[2]); from workers.executor.warden import main; main(int(sys.argv[1]))"
+_BOOT = "import sys; sys.path.insert(0, sys.argv[2]); from workers.executor.warden import main; main(int(sys.argv[1]), sys.argv[3:])"
 _MAX_LINE = 1 << 20
 
 
@@ -45,12 +45,12 @@ class WardenLink:
         self._reader_task: asyncio.Task[None] | None = None
 
     @classmethod
-    async def start(cls, events: WardenEvents, on_lost: Callable[[], None]) -> WardenLink:
-        """Start a warden; it serves until ``close`` or until this process is gone."""
+    async def start(cls, events: WardenEvents, on_lost: Callable[[], None], groups: Sequence[str] = ()) -> WardenLink:
+        """Start a warden; it serves until ``close`` or until this process is gone, and then removes the control groups."""
         ours, theirs = socket.socketpair()
         with theirs:
             # No per-user site, no PYTHON* variables, no site-packages: it needs the standard library alone.
-            argv = [sys.executable, "-I", "-S", "-c", _BOOT, str(theirs.fileno()), _CODE_ROOT]
+            argv = [sys.executable, "-I", "-S", "-c", _BOOT, str(theirs.fileno()), _CODE_ROOT, *groups]
             process = subprocess.Popen(  # noqa: ASYNC220 - forks once per executor and returns at once
                 argv, pass_fds=[theirs.fileno()], env={"LANG": "C.UTF-8"}, cwd="/", start_new_session=True
             )

@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import signal
+from collections.abc import Iterable
 from typing import Any
 
 from workers.executor import logfile, procfs
@@ -31,6 +32,8 @@ def enter(spec: dict[str, Any], program: str, status_fd: int) -> tuple[list[str]
         raise OSError(errno.EINVAL, "the path of a program in a sandbox may not hold the character '='")
     require_program(program)
     sandbox, env = spec["sandbox"], spec["env"]
+    for group in sandbox["groups"]:
+        _join(group)
     _set_limits(sandbox)
     if sandbox["uid"] is not None:
         # Its own pipes, so that it may open /dev/stdout and /dev/stderr once more.
@@ -50,6 +53,30 @@ def enter(spec: dict[str, Any], program: str, status_fd: int) -> tuple[list[str]
     variables = [f"{name}={value}" for name, value in env.items()]
     inside = [*sandbox["inside"], sandbox["env"], "-i", "--", *variables, program, *spec["argv"][1:]]
     return [bwrap, *handed, *options, "--", *inside], {procfs.MARKER: env[procfs.MARKER], "LANG": "C.UTF-8"}
+
+
+def _join(group: str) -> None:
+    """Put the calling process into a control group, and so all that it will start."""
+    try:
+        fd = os.open(f"{group}/cgroup.procs", os.O_WRONLY)
+        try:
+            os.write(fd, b"0")
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise OSError(errno.EIO, f"its control group cannot be entered ({error.strerror}: {group})") from error
+
+
+def remove_groups(parents: Iterable[str]) -> None:
+    """Remove control groups and those in them, of which all processes have ended; what cannot be removed stays."""
+    for parent in parents:
+        with contextlib.suppress(OSError), os.scandir(parent) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    with contextlib.suppress(OSError):
+                        os.rmdir(entry.path)
+        with contextlib.suppress(OSError):
+            os.rmdir(parent)
 
 
 def _set_limits(sandbox: dict[str, Any]) -> None:

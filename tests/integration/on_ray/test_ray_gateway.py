@@ -17,6 +17,7 @@ import pytest
 
 from suanli.local.ray_cluster import LocalRayCluster, cluster_pids, remove_cluster, short_folder
 from tests.integration.executor_tools import SLEEPER, alive, config, eventually, shell
+from tests.isolation.attack_tools import host
 from workers.executor import procfs
 from workers.executor.types import (
     Exited,
@@ -111,6 +112,8 @@ async def watch(gateway_config: GatewayConfig) -> AsyncIterator[Watch]:
 
 async def test_nodes_are_found_with_what_they_declare(watch: Watch) -> None:
     head, second = await watch.node("head"), await watch.node("second")
+    # What the kernel limits here, whoever asks.
+    assert head.limits == second.limits == host()[0]
     await watch.until(lambda event: isinstance(event, NodesFound))
     assert (head.cpu_milli, head.memory_mib, head.accelerator_type) == (2000, 2048, "A100")
     assert [(gpu.index, gpu.name) for gpu in head.gpus] == [(0, "A100"), (1, "A100")]
@@ -298,3 +301,19 @@ def test_there_is_no_dashboard(cluster: LocalRayCluster) -> None:
     for name in ("dashboard-port", "dashboard-agent-listen-port"):
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", int(options[name]))) == errno.ECONNREFUSED, name
+
+
+def test_it_is_the_token_that_keeps_strangers_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = LocalRayCluster.client_env
+    open_to_all = lambda self: {name: value for name, value in made(self).items() if "AUTH" not in name}  # noqa: E731
+    monkeypatch.setattr(LocalRayCluster, "client_env", open_to_all)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    cluster = LocalRayCluster("open", tmp_path, num_cpus=1)
+    cluster.start()
+    try:
+        address = f"127.0.0.1:{options_of(cluster)['port']}"
+        for method in ("/ray.rpc.NodeInfoGcsService/GetAllNodeInfo", "/ray.rpc.InternalKVGcsService/InternalKVKeys"):
+            assert answer(address, method) is grpc.StatusCode.OK
+    finally:
+        cluster.stop()
+        remove_cluster(tmp_path)

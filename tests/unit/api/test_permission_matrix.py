@@ -365,6 +365,24 @@ async def answer(api: Api, user: str, name: str, request: Message) -> Answer:
     return Answer("OK", "", repr(response))
 
 
+async def fill(api: Api) -> Agent:
+    """Have the other institution have something of everything: where nothing is, nobody sees too much."""
+    agent = Agent(api)
+    await agent.enrol()
+    await agent.connect()
+    job = await api["bob"].submit()
+    launch = await agent.launch()
+    assert launch.job_id == job
+    await agent.started(launch)
+    await agent.finished(launch)
+    quota = admin_pb2.Quota(institution="uni-b", gpu_milli=4000, cpu_milli=10**6, memory_mib=10**6, pending_jobs=10**6)
+    await api["op"].admin.SetQuota(admin_pb2.SetQuotaRequest(quota=quota))
+    wanted = budget(INSTITUTIONS[Whose.FOREIGN])
+    wanted.validate_only = False
+    await api["op"].usage.PutBudget(wanted)
+    return agent
+
+
 def test_every_call_of_the_table_is_in_the_matrix() -> None:
     assert set(CALLS) == set(PERMISSIONS)
 
@@ -398,9 +416,7 @@ async def check(api: Api, user: str, name: str, scope: Scope | None) -> int:
 
 @pytest.mark.parametrize("user", ["ada", "lea", "ann", "fay", "op", "aud", "fin", "pau", "sam"])
 async def test_the_matrix(api: Api, user: str) -> None:
-    agent = Agent(api)
-    await agent.enrol()
-    await agent.connect()
+    await fill(api)
     institution, role = PEOPLE[user]
     calls = 0
     for name in PERMISSIONS:

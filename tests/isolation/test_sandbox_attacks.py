@@ -1,117 +1,25 @@
-"""Job code that means harm. Each attack is tried on a process too, where it works: so it is the sandbox that stops it."""
+"""Job code that means harm. Each attack is tried on a process too, where it works: so it is the sandbox that stops it.
+
+What each of its defences stops is tried in ``test_defences.py``.
+"""
 
 import asyncio
-import contextlib
 import dataclasses
 import errno
 import json
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pyseccomp
 import pytest
 
-from tests.integration.executor_tools import SLEEPER, IsolatingExecutor, Run, alive, config, eventually, python, shell
+from tests.integration.executor_tools import IsolatingExecutor, Run, config, python, shell
+from tests.isolation.attack_tools import MARKER, OPENERS, SECRETS, Site, tiers
 from workers.executor.isolation import Isolation, Network, Tier
-from workers.executor.types import Exited, ExitReason, Launch, Started, Stream
-
-MARKER = "the-victims-own-argument"
-SECRETS = {
-    "agent/credential": "the agent's key",
-    "agent/token": "its enrolment token",
-    "agent/spool.db": "its spool",
-    "control/suanli.sqlite": "the control plane's database",
-    "ray/session_latest/ports.json": "Ray's address and the port of its GCS",
-    "home/.ssh/id_ed25519": "a person's key",
-    "node/cache/blob": "a file of another job, in the node's cache",
-    "node/attempts/victim@1-0/results/secret": "another job's results",
-    "node/attempts/victim@1-0/stdout.log": "another job's log",
-}
-OPENERS = """
-import os, sys
-def attempt(what, function, *arguments):
-    try:
-        print("GOT", what, function(*arguments))
-    except OSError as error:
-        print("refused", what, error)
-"""
-
-
-def tiers(processes: int = 64, **fields: object) -> dict[Tier, Isolation]:
-    one = Isolation(Tier.SANDBOX, disk_mib=0, processes=processes)
-    one = dataclasses.replace(one, **fields)  # type: ignore[arg-type]
-    return {Tier.SANDBOX: one, Tier.PROCESS: dataclasses.replace(one, tier=Tier.PROCESS)}
-
-
-class Site:
-    """A node with secrets around it and a victim on it."""
-
-    def __init__(self, folder: Path, executor: IsolatingExecutor) -> None:
-        self.folder = folder
-        self.executor = executor
-        self.run = Run(executor)
-        self.victim = 0
-        self.jobs = 0
-
-    async def attack(self, launch: Launch, isolation: Isolation) -> tuple[str, Exited]:
-        """Run it as a job of its own; what it printed, and how it ended."""
-        self.jobs += 1
-        self.executor.isolation = isolation
-        launch = dataclasses.replace(launch, job_id=f"attack{self.jobs}")
-        ended = await self.run.run(launch)
-        said = b""
-        for stream in (Stream.STDOUT, Stream.STDERR):
-            said += (await self.executor.read_log(launch.job_id, 1, launch.rank, stream, 0, 1 << 20)).data
-        return said.decode(), ended
-
-    async def works_only_outside(self, script: str, **isolation: object) -> str:
-        """The attack prints GOT as a process and not in the sandbox; what it printed there."""
-        tried = tiers(**isolation)  # type: ignore[arg-type]
-        outside, _ = await self.attack(python(OPENERS + script), tried[Tier.PROCESS])
-        assert "GOT" in outside, f"the attack itself is broken: {outside}"
-        inside, ended = await self.attack(python(OPENERS + script), tried[Tier.SANDBOX])
-        assert "GOT" not in inside
-        assert ended.reason is ExitReason.EXITED, f"{ended.message}: {inside}"
-        return inside
-
-
-@pytest.fixture
-def open_folder(tmp_path: Path) -> Path:
-    """Everybody may look into it: what a job does not find there is hidden, not forbidden."""
-    tmp_path.chmod(0o755)
-    return tmp_path
-
-
-@pytest.fixture
-async def site(open_folder: Path) -> AsyncIterator[Site]:
-    tmp_path = open_folder
-    executor = IsolatingExecutor(config(tmp_path, masked=(str(tmp_path / "agent"), str(tmp_path / "agent/token"))))
-    await executor.start()
-    assert executor.sandbox_problem == ""
-    site = Site(tmp_path, executor)
-    script = f"echo secret > $SUANLI_RESULTS/secret; echo secret; {SLEEPER} {MARKER}"
-    await executor.launch([shell(script, "victim")])
-    started = await site.run.until(lambda event: isinstance(event, Started))
-    assert isinstance(started, Started)
-    await eventually(lambda: alive(MARKER, sandbox=False) != [], "the victim")
-    site.victim = next(pid for pid in alive(MARKER, sandbox=False))
-    for name in SECRETS:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError), path.open("x") as file:
-            file.write("secret\n")
-    yield site
-    await executor.close()
-
-
-@pytest.fixture
-def listener() -> Iterator[int]:
-    """The control plane, Ray's GCS or any other service on the node's loopback; its port."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield server.getsockname()[1]
+from workers.executor.sandbox import Sandbox
+from workers.executor.types import ExitReason, Started, Stream
 
 
 async def test_no_file_of_the_node_or_of_another_job_is_there(site: Site) -> None:
@@ -263,6 +171,18 @@ async def test_it_has_no_rights_and_gains_none(site: Site) -> None:
     # Where the node can give it, it is an id that no other attempt has.
     other, _ = await site.attack(shell("id -u"), tiers()[Tier.SANDBOX])
     assert (other.strip() != status["Uid"].split()[0]) is (os.geteuid() == 0)
+
+
+async def test_no_two_executors_of_a_machine_give_the_same_user_id(tmp_path: Path) -> None:
+    given = []
+    for name in ("east", "west"):
+        (tmp_path / name).mkdir()
+        sandbox = Sandbox(tmp_path / name)
+        sandbox._own_uids = True
+        given.append({sandbox._uid(number) for number in range(-1, 1000)})
+    assert len(given[0]) == len(given[1]) == 1001
+    if os.geteuid() == 0 and Sandbox(tmp_path)._uids[1] > 1_000_000:
+        assert not given[0] & given[1]
 
 
 def environment_of(pid: int, program: str) -> str:
