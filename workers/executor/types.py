@@ -80,6 +80,15 @@ class Keep:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class RayCluster:
+    """What a job that gets a Ray cluster of its own asks for, and the secret that lets its processes in, the same on all ranks."""
+
+    object_store_mib: int = 0
+    """Of each node; 0 is three tenths of the memory."""
+    token: str = dataclasses.field(default="", repr=False)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Launch:
     """One process of one attempt: rank ``rank`` of ``world_size``.
 
@@ -123,6 +132,8 @@ class Launch:
     keep: Keep = dataclasses.field(default_factory=Keep)
     isolation: Isolation = TRUSTED
     """What the job's pool declares."""
+    ray: RayCluster | None = None
+    """A Ray cluster of the job's own, of which each rank is a node; rank 0 runs the command."""
 
     @property
     def key(self) -> AttemptKey:
