@@ -22,6 +22,7 @@ _PROOF_S = 10.0
 _MAX_STRANGERS = 64
 """Callers that have not proved anything yet; more are turned away."""
 _AGAIN_S = 0.2
+_FAREWELL_S = 2.0
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
 """A machine that went without a word is noticed after 25 s."""
 
@@ -34,6 +35,7 @@ class Host:
         self._ranks = range(1, world_size)
         self._guests: dict[int, asyncio.StreamWriter] = {}
         self._strangers = 0
+        self._serving: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._up: set[int] = set()
         self._all_up = asyncio.Event()
         self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -74,16 +76,22 @@ class Host:
         self._over = True
         if self._server is not None:
             self._server.close()
-        for writer in self._guests.values():
-            if orderly:
-                writer.write(b"end\n")
+        for writer in self._guests.values() if orderly else ():
+            writer.write(b"end\n")
             with contextlib.suppress(OSError, TimeoutError):
-                async with asyncio.timeout(2):
+                async with asyncio.timeout(_FAREWELL_S):
                     await writer.drain()
+        for writer in self._serving.values():
             writer.close()
+        if self._serving:
+            await asyncio.wait(list(self._serving), timeout=_FAREWELL_S)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         rank = 0
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving[task] = writer
+        task.add_done_callback(self._serving.pop)
         try:
             if self._strangers >= _MAX_STRANGERS:
                 return

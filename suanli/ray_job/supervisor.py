@@ -283,7 +283,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sentence:
         print(f"{SAYS}{' '.join(sentence.split())}", file=sys.stderr, flush=True)
     if status < 0:
-        signal.signal(-status, signal.SIG_DFL)
+        with contextlib.suppress(OSError):
+            # SIGKILL has no other.
+            signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     return status
 

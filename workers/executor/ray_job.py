@@ -24,6 +24,8 @@ _TOKEN = "home/.ray/auth_token"  # noqa: S105
 """Where Ray looks for it by itself, too."""
 _SANDBOX_FOLDER = "/tmp/ray"  # noqa: S108
 """Ray's folder in a sandbox, which has a /tmp of its own."""
+_FOLDER = "tmp/ray"
+"""And where the job sees the node's /tmp: so that its files are counted, and go, with the attempt's."""
 _MAX_SAID = 1000
 _RUN = "import sys; sys.path.append(sys.argv.pop(1)); from suanli.ray_job.supervisor import main; sys.exit(main())"
 
@@ -51,7 +53,7 @@ def front(launch: Launch, folder: str, env: Mapping[str, str], sandboxed: bool) 
         return []
     where = ["--folder", _SANDBOX_FOLDER]
     if not sandboxed:
-        where = ["--folder", f"{_link(folder)}/r", "--link-to", f"{folder}/tmp/ray"]
+        where = ["--folder", f"{_link(folder)}/r", "--link-to", f"{folder}/{_FOLDER}"]
     return [
         *(sys.executable, "-P", "-c", _RUN, os.path.dirname(home())),
         *("--python", env["SUANLI_PYTHON"], "--token", f"{folder}/{_TOKEN}", *where),
