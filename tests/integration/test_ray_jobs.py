@@ -18,7 +18,7 @@ from workers.executor import procfs
 from workers.executor.isolation import Isolation, Tier
 from workers.executor.types import Exited, ExitReason, Launch, RayCluster, Started, Stream
 
-START_S = 150
+START_S = 240
 """A start of Ray takes 5 s on an idle machine, and many times that on one that others load."""
 TOKEN = "5ec4e7" * 10
 JOB = Launch("job", 1, ("python", "job.py"), cpu_milli=2000, memory_mib=1536, ray=RayCluster(200, TOKEN))
