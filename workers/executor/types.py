@@ -132,6 +132,8 @@ class Launch:
     keep: Keep = dataclasses.field(default_factory=Keep)
     isolation: Isolation = TRUSTED
     """What the job's pool declares."""
+    isolated: bool = False
+    """Whatever that is: refused where jobs are not kept apart."""
     ray: RayCluster | None = None
     """A Ray cluster of the job's own, of which each rank is a node; rank 0 runs the command."""
 

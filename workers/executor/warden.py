@@ -72,20 +72,8 @@ class Job:
     """One process that the warden has started."""
 
     __slots__ = (
-        *(
-            "ended_ms",
-            "error",
-            "number",
-            "outcome",
-            "pid",
-            "report",
-            "root",
-            "started_ms",
-            "status",
-            "streams",
-            "supervised",
-            "usage",
-        ),
+        *("ended_ms", "error", "number", "outcome", "pid", "report", "root"),
+        *("started_ms", "status", "streams", "supervised", "usage"),
     )
 
     def __init__(self, number: int, pid: int, spec: dict[str, Any], outcome_fd: int) -> None:
