@@ -233,9 +233,7 @@ class NodeExecutor:
         problem = environment.problem_with(launch) or self._sandbox.problem_with(launch)
         if problem is not None:
             self._end(attempt, attempt.end(ExitReason.SPAWN_FAILED, problem))
-        elif (
-            launch.workdir_artifact or launch.checkpoint_artifact or launch.packages or launch.ray or self._link is None
-        ):
+        elif launch.needs_preparing or self._link is None:
             attempt.preparing = self._task(self._prepare(attempt))
         else:
             try:

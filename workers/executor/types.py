@@ -142,6 +142,11 @@ class Launch:
         """What names this process."""
         return AttemptKey(self.job_id, self.attempt, self.rank)
 
+    @property
+    def needs_preparing(self) -> bool:
+        """Its folder is not all that it needs before its start."""
+        return bool(self.workdir_artifact or self.checkpoint_artifact or self.packages or self.ray)
+
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
 class AttemptKey:
