@@ -28,6 +28,7 @@ from workers.agent_isolation import NodeIsolation
 from workers.agent_link import ControlLink, SetupError, write_ready_file
 from workers.agent_logs import LogTails
 from workers.agent_nodes import NodeGateway, NodeLines
+from workers.agent_ray import load_tokens
 from workers.config import AgentConfig, ConfigError, load_config
 from workers.core import AgentCore
 from workers.core_types import (
@@ -228,7 +229,8 @@ class Agent:
         """Find the nodes, then bring their events."""
         url = await self._find_artifacts()
         gateway = self._gateway = await self._open_gateway(self._config, url)
-        lines = self._lines = NodeLines(gateway, self.feed, url, self._isolation)
+        tokens = load_tokens(self._config.state_dir)
+        lines = self._lines = NodeLines(gateway, self.feed, url, self._isolation, tokens)
         try:
             while True:
                 event = await gateway.next_event()

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from artifacts import ArtifactStore, Entry
 from workers.agent_isolation import NodeIsolation
+from workers.agent_ray import RayTokens
 from workers.core_types import (
     AllocatePort,
     Input,
@@ -93,12 +94,18 @@ class NodeLines:
     """
 
     def __init__(
-        self, gateway: NodeGateway, answer: Callable[[Input], None], artifacts_url: str, isolation: NodeIsolation
+        self,
+        gateway: NodeGateway,
+        answer: Callable[[Input], None],
+        artifacts_url: str,
+        isolation: NodeIsolation,
+        ray_tokens: RayTokens,
     ) -> None:
         self._gateway = gateway
         self._answer = answer
         self._artifacts_url = artifacts_url
         self._isolation = isolation
+        self._ray_tokens = ray_tokens
         self._lines: dict[str, list[StartRank | StopRank]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._merging = asyncio.Semaphore(2)
@@ -151,7 +158,7 @@ class NodeLines:
         del self._lines[node_id]
 
     async def _launch(self, node_id: str, launches: tuple[ex.Launch, ...]) -> None:
-        launches = tuple(self._isolation.isolate(node_id, one) for one in launches)
+        launches = tuple(self._ray_tokens.equip(self._isolation.isolate(node_id, one)) for one in launches)
         try:
             refused = await self._gateway.launch(node_id, launches)
         except Exception as error:

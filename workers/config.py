@@ -12,7 +12,7 @@ tls_ca              file with the authorities to trust (PEM); empty: the system'
 token_file          file with the single-use enrolment token; default ``<state_dir>/token``
 credential_file     where the agent's own key is kept (mode 0600); default ``<state_dir>/credential``
 ray_address         as for ``ray.init``; default ``auto``
-state_dir           folder for the spool and the credential; default ``~/.local/state/suanli/<region>``
+state_dir           folder for the spool, the credential and the secret behind the tokens of ray jobs; default ``~/.local/state/suanli/<region>``
 node_dir            folder for the jobs' files on every node; ``{node_id}`` stands for the node's id; default
                     ``<state_dir>/nodes/{node_id}``
 artifacts_url       where results and checkpoints are kept; empty: what the control plane says

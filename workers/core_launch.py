@@ -91,6 +91,8 @@ def _common(launch: pb.Launch, region: str, data_dirs: Mapping[str, str]) -> ex.
         max_runtime_ms=spec.max_runtime_ms,
         grace_ms=spec.grace_period_ms if spec.HasField("grace_period_ms") else DEFAULT_GRACE_MS,
         data_dirs=data_dirs,
+        # Its token comes where the launch leaves the agent.
+        ray=ex.RayCluster(spec.ray.object_store_mib) if spec.HasField("ray") else None,
         keep=ex.Keep(
             name=spec.name,
             institution=spec.institution,

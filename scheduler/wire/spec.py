@@ -47,6 +47,10 @@ MAX_RUNTIME_MS = 31_536_000_000
 MAX_ARRAY = 1_000_000
 MAX_BATCH = 10_000
 HOUR_MS = 3_600_000
+MIN_RAY_MEMORY_MIB = 1024
+"""Ray's own processes take about 600 MiB of a node, each worker some 90 more."""
+MIN_OBJECT_STORE_MIB = 80
+"""Ray refuses less than 75."""
 
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ACCELERATOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -156,6 +160,7 @@ def _complete(stored: stored_pb2.StoredSpec, algorithms: Algorithms, field: str,
     _complete_resources(spec, algorithm, field)
     _check_places(spec, field)
     _check_topology(spec.topology, f"{field}.topology")
+    _check_ray(spec, f"{field}.ray.object_store_mib", f"{field}.resources.memory_mib")
     _check_surroundings(spec, field)
     _complete_policy(spec, algorithm, field)
     _complete_order(spec, field)
@@ -223,6 +228,22 @@ def _check_topology(topology: jobs_pb2.Topology, field: str) -> None:
         )
     if topology.required and not topology.level:
         invalid(f"{field}.level", "it is empty, but the place is required; give 'node' or a label's key, as in 'rack'.")
+
+
+def _check_ray(spec: jobs_pb2.JobSpec, store_field: str, memory_field: str) -> None:
+    if not spec.HasField("ray"):
+        return
+    memory_mib, store_mib = spec.resources.memory_mib, spec.ray.object_store_mib
+    if memory_mib < MIN_RAY_MEMORY_MIB:
+        invalid(
+            memory_field, f"{memory_mib} MiB are too few for a Ray cluster; give at least {MIN_RAY_MEMORY_MIB} MiB."
+        )
+    if store_mib and not MIN_OBJECT_STORE_MIB <= store_mib <= memory_mib // 2:
+        invalid(
+            store_field,
+            f"an object store of {store_mib} MiB does not fit in {memory_mib} MiB of memory; it takes "
+            f"{MIN_OBJECT_STORE_MIB} MiB to half of it, or 0 for the default.",
+        )
 
 
 def _check_surroundings(spec: jobs_pb2.JobSpec, field: str) -> None:
@@ -343,6 +364,7 @@ def apply_change(spec: jobs_pb2.JobSpec, change: jobs_pb2.JobChange, field: str)
         spec.topology.CopyFrom(change.topology)
     _check_places(spec, field)
     _check_topology(spec.topology, f"{field}.topology")
+    _check_ray(spec, f"{field}.memory_mib", f"{field}.memory_mib")
     if spec.priority_class not in _PRIORITIES:
         invalid(f"{field}.priority_class", f"{spec.priority_class} is none; give LOW, NORMAL, HIGH or URGENT.")
 

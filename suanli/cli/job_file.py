@@ -33,6 +33,7 @@ OPTION_OF = {
     "node_selector": "node_labels",
     "topology.level": "pack",
     "topology.required": "pack_required",
+    "ray.object_store_mib": "ray_object_store",
     "environment": "env",
     "priority_class": "priority",
     "max_runtime_ms": "max_runtime",

@@ -156,6 +156,7 @@ def _sheet(job: jobs_pb2.Job) -> Iterator[tuple[str, str]]:
     yield "Project", f"{spec.institution}/{spec.project}"
     yield "User", job.user
     yield "Asks for", human.resources(spec.resources) + (f" × {spec.replicas} replicas" if spec.replicas > 1 else "")
+    yield "Ray cluster", _ray(spec)
     yield "Accelerators", ", ".join(spec.accelerators)
     yield "Regions", ", ".join(spec.required_regions) or _preferred(spec)
     yield "Pools", ", ".join(spec.pools)
@@ -177,6 +178,14 @@ def _sheet(job: jobs_pb2.Job) -> Iterator[tuple[str, str]]:
 
 def _preferred(spec: jobs_pb2.JobSpec) -> str:
     return f"rather {', '.join(spec.preferred_regions)}" if spec.preferred_regions else ""
+
+
+def _ray(spec: jobs_pb2.JobSpec) -> str:
+    if not spec.HasField("ray"):
+        return ""
+    nodes = f"its own, {spec.replicas} {'node' if spec.replicas == 1 else 'nodes'}"
+    store_mib = spec.ray.object_store_mib
+    return f"{nodes}, object store {human.memory(store_mib)}" if store_mib else nodes
 
 
 def _array(job: jobs_pb2.Job) -> str:

@@ -73,6 +73,8 @@ NEEDS = (
     click.option("--replicas", type=_COUNT, help="Processes that start together or not at all. [default: 1]"),
     click.option("--pack", metavar="LEVEL", help="Replicas together on one node, rack, zone or other node label."),
     click.option("--pack-required", is_flag=True, default=None, help="Wait for such a place; never be spread."),
+    click.option("--ray", is_flag=True, default=None, help="In a Ray cluster of its own: one node per replica."),
+    click.option("--ray-object-store", metavar="SIZE", help="Per node, of the job's memory. [default: 3/10 of it]"),
     click.option("--region", "regions", multiple=True, help="Rather here; may be repeated: the best first."),
     click.option("--only-region", "only_regions", multiple=True, help="Nowhere but here; may be repeated."),
     click.option("--pool", "pools", multiple=True, help="Only in this pool: POOL, or REGION/POOL; may be repeated."),

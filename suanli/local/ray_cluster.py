@@ -16,7 +16,6 @@ import secrets
 import select
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,25 +23,22 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from suanli.ray_nodes import (
+    LOOPBACK,
+    MAX_FOLDER,
+    STARTED,
+    NodeStart,
+    client_environment,
+    free_ports,
+    head_options,
+    join_options,
+    start_command,
+)
+
 MARKER = "SUANLI_RAY_CLUSTER"
 NODE_MARKER = "SUANLI_RAY_NODE"
-HOST = "127.0.0.1"
 HEAD = "head"
 """Name of a cluster's first node."""
-LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""Ray replaces 127.0.0.1 by the host's outward address unless clusters of several machines are switched off, a switch
-that it named after the systems for which that is the default."""
-_JOIN = """
-import sys
-from ray._private import ray_constants, services
-ray_constants.ENABLE_RAY_CLUSTER = True
-services.resolve_ip_for_localhost = lambda host: host
-from ray.scripts.scripts import main
-sys.exit(main())
-"""
-"""``ray start`` for a second node on the loopback interface, which the switch above would refuse."""
-_MAX_FOLDER = 40
-"""Ray adds up to 65 characters to its folder for its sockets, whose paths may have 107."""
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 10.0
 _STATE = "suanli-cluster.json"
@@ -92,7 +88,7 @@ class LocalRayCluster:
     @property
     def address(self) -> str:
         """What ``ray.init(address=...)`` takes."""
-        return f"{HOST}:{self._port}"
+        return f"{LOOPBACK}:{self._port}"
 
     @property
     def nodes(self) -> tuple[RayNode, ...]:
@@ -106,13 +102,7 @@ class LocalRayCluster:
 
     def client_env(self) -> dict[str, str]:
         """Return the variables that a process needs before it imports ray, to be let in."""
-        return {
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(self.token_path),
-            "RAY_ADDRESS": self.address,
-            "RAY_USAGE_STATS_ENABLED": "0",
-            **LOOPBACK_ONLY,
-        }
+        return {**client_environment(str(self.token_path), LOOPBACK), "RAY_ADDRESS": self.address}
 
     def start(self) -> None:
         """Start the head node; raises RayClusterError when Ray has failed twice, or is not up within a minute.
@@ -132,10 +122,9 @@ class LocalRayCluster:
         token = os.open(self.token_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(token, "w") as file:
             file.write(secrets.token_hex(32))
-        with _free_ports(9) as ports:
+        with free_ports(9) as ports:
             self._port = ports[0]
-            head = ["--head", f"--port={ports[0]}", "--include-dashboard=false"]
-            head += [f"--ray-client-server-port={ports[1]}", f"--dashboard-port={ports[7]}"]
+            head = head_options(ports[0], ports[1], ports[7])
             ready = ports[2:7]
             self._monitor_port = ports[8]
         try:
@@ -146,10 +135,10 @@ class LocalRayCluster:
 
     def add_node(self, name: str, num_cpus: int, num_gpus: int = 0, labels: Mapping[str, str] | None = None) -> RayNode:
         """Add a node on this machine, with the cluster's labels unless others are given."""
-        with _free_ports(5) as ports:
+        with free_ports(5) as ports:
             ready = list(ports)
         labels = self._labels if labels is None else labels
-        self._start_node(name, [f"--address={self.address}"], ready, num_cpus, num_gpus, labels)
+        self._start_node(name, join_options(self.address), ready, num_cpus, num_gpus, labels)
         return RayNode(name, self._nodes[name].pid)
 
     def kill_node(self, name: str) -> None:
@@ -173,18 +162,18 @@ class LocalRayCluster:
     ) -> None:
         if name in self._nodes:
             raise ValueError(f"the cluster has a node {name!r} already")
-        argv = [
-            *(sys.executable, *(("-m", "ray.scripts.scripts") if name == HEAD else ("-c", _JOIN)), "start"),
-            *("--block", "--disable-usage-stats", *options),
-            *(f"--node-ip-address={HOST}", f"--temp-dir={self.temp_dir}/r", f"--node-name={self.region}-{name}"),
-            *(f"--num-cpus={num_cpus}", f"--num-gpus={num_gpus}", f"--labels={_label_text(labels)}"),
-            *(f"--node-manager-port={ports[0]}", f"--object-manager-port={ports[1]}"),
-            *(f"--dashboard-agent-listen-port={ports[2]}", f"--metrics-export-port={ports[3]}"),
-            *(f"--runtime-env-agent-port={ports[4]}", f"--object-store-memory={self._object_store_mib << 20}"),
-            *("--log-style=record", "--include-log-monitor=false"),
-        ]
-        if self._memory_mib is not None:
-            argv.append(f"--memory={self._memory_mib << 20}")
+        node = NodeStart(
+            f"{self.region}-{name}",
+            LOOPBACK,
+            f"{self.temp_dir}/r",
+            num_cpus,
+            num_gpus,
+            self._object_store_mib,
+            self._memory_mib,
+            labels,
+            (ports[0], ports[1], ports[2], ports[3], ports[4]),
+        )
+        argv = [*start_command(sys.executable, node, options), "--include-log-monitor=false"]
         log = self.temp_dir / f"{name}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -199,7 +188,7 @@ class LocalRayCluster:
         self._nodes[name] = process
         self._record()
         deadline = time.monotonic() + _START_TIMEOUT_S
-        while b"Ray runtime started" not in log.read_bytes():
+        while STARTED.encode() not in log.read_bytes():
             if process.poll() is not None or time.monotonic() > deadline:
                 text = log.read_text("utf-8", "replace").strip()[-2000:]
                 raise RayClusterError(f"Ray node {name!r} of region {self.region} does not start:\n{text}")
@@ -231,12 +220,12 @@ class LocalRayCluster:
 def short_folder(folder: Path) -> Path:
     """Return ``folder`` itself, or a short twin of it when sockets below it would have too long a path."""
     folder = folder.absolute()
-    if len(os.fsencode(folder)) <= _MAX_FOLDER:
+    if len(os.fsencode(folder)) <= MAX_FOLDER:
         return folder
     digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:10]
     short = Path(tempfile.gettempdir(), f"suanli-{os.getuid()}-{digest}")
-    if len(os.fsencode(short)) > _MAX_FOLDER:
-        raise RayClusterError(f"the folder {folder} is too long for Ray's sockets ({_MAX_FOLDER} characters at most)")
+    if len(os.fsencode(short)) > MAX_FOLDER:
+        raise RayClusterError(f"the folder {folder} is too long for Ray's sockets ({MAX_FOLDER} characters at most)")
     short.mkdir(mode=0o700, exist_ok=True)
     status = os.lstat(short)
     if not os.path.isdir(short) or os.path.islink(short) or status.st_uid != os.getuid():
@@ -318,17 +307,3 @@ def _marked(marker: str, value: str) -> Iterator[tuple[int, int]]:
             yield pid, fd
         else:
             os.close(fd)
-
-
-def _label_text(labels: Mapping[str, str]) -> str:
-    return ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
-
-
-@contextlib.contextmanager
-def _free_ports(count: int) -> Iterator[list[int]]:
-    """Give distinct ports that nobody listens on; held until the context ends, so that they cannot be the same."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind((HOST, 0))
-        yield [int(one.getsockname()[1]) for one in sockets]

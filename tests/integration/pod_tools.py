@@ -6,6 +6,7 @@ need ``SUANLI_TEST_IMAGE`` with this very Python at this very path, and ``SUANLI
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import importlib
 import os
@@ -19,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.executor_tools import Run, config
+from tests.integration.executor_tools import DEADLINE_S, Run, config
 from tests.support.kubernetes import NAMESPACE, FakeKubernetes
 from workers.executor.isolation import Isolation, Network, PodSettings, Tier
 from workers.executor.pod_executor import PodExecutor
@@ -106,6 +107,13 @@ async def log(run: Run, stream: Stream = Stream.STDOUT, job_id: str = "job", ran
         text, offset = text + chunk.data, chunk.next_offset
         if not chunk.data:
             return text
+
+
+async def shows(run: Run, name: str, wanted: bytes) -> None:
+    """Wait until a log holds something."""
+    async with asyncio.timeout(DEADLINE_S):
+        while wanted not in await log(run, job_id=name):  # noqa: ASYNC110 - the log is another process's
+            await asyncio.sleep(0.02)
 
 
 async def executor_in(folder: Path, settings: PodSettings = SETTINGS) -> InPods:

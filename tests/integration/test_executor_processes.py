@@ -354,3 +354,46 @@ async def test_what_runs_under_a_lease_ends_with_it_and_nothing_else_does(run: R
     assert "lease" in ended.message
     assert ended.ended_ms - ended.started_ms >= 2_000
     assert [one.job_id for one in await run.executor.attempts() if one.exited is None] == ["free"]
+
+
+HIDDEN = """
+import ctypes, os, pathlib, platform, sys, threading, time
+
+def stay():
+    held = b"x" * (int(sys.argv[2]) << 20)
+    pathlib.Path(sys.argv[1]).touch()
+    time.sleep(600)
+
+threading.Thread(target=stay).start()
+# Only this thread ends, and the kernel calls the whole process a zombie.
+ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[platform.machine()], 0)
+"""
+
+
+def living_threads(mark: str) -> list[str]:
+    """Threads that have not ended, of programs with the mark as an argument."""
+    found = []
+    for task in Path("/proc").glob("[0-9]*/task/*"):
+        try:
+            state = (task / "stat").read_bytes().rpartition(b")")[2].split()[0]
+            if state not in b"ZX" and mark.encode() in (task / "cmdline").read_bytes().split(b"\0"):
+                found.append(str(task))
+        except OSError:
+            continue
+    return found
+
+
+async def test_a_process_whose_first_thread_has_ended_does_not_outlive_its_job(run: Run) -> None:
+    mark = uuid.uuid4().hex
+    program = f'{sys.executable} -S -c "$0"'
+    # One carries the job's environment, by which it is recognised; the other has shed it.
+    line = f"setsid {program} one 1 {mark} & setsid env -i {program} two 1 {mark} &"
+    waiting = "while ! [ -e one -a -e two ]; do sleep 0.02; done"
+    ended = await run.run(Launch("job", 1, ("sh", "-c", f"{line} {waiting}", HIDDEN)))
+    assert ended.succeeded
+    assert living_threads(mark) == []
+
+
+async def test_memory_is_limited_when_the_first_thread_has_ended(run: Run) -> None:
+    ended = await run.run(Launch("job", 1, ("python", "-S", "-c", HIDDEN, "there", "300"), memory_mib=64))
+    assert ended.reason is ExitReason.OUT_OF_MEMORY

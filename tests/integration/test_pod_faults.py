@@ -19,8 +19,8 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from tests.integration.executor_tools import DEADLINE_S, SLEEPER, Run, alive, eventually, shell
-from tests.integration.pod_tools import SETTINGS, InPods, executor_in, fake, log, stand_in, volume
+from tests.integration.executor_tools import SLEEPER, Run, alive, eventually, shell
+from tests.integration.pod_tools import SETTINGS, InPods, executor_in, fake, log, shows, stand_in, volume
 from tests.support.kubernetes import FakeKubernetes
 from workers.executor.pod_manifest import START_LABEL, WORKER_LABEL, name_of
 from workers.executor.types import ExitReason, Started, Stream
@@ -95,12 +95,6 @@ def processes(*words: str) -> list[psutil.Process]:
         if all(word in line for word in words):
             found.append(one)
     return found
-
-
-async def shows(run: Run, name: str, wanted: bytes) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while wanted not in await log(run, job_id=name):  # noqa: ASYNC110 - the log is another process's
-            await asyncio.sleep(0.02)
 
 
 # --- pods that do not start ---------------------------------------------------------------------------------------

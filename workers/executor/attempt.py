@@ -10,7 +10,7 @@ import signal
 import time
 from pathlib import Path
 
-from workers.executor import procfs, staging
+from workers.executor import procfs, ray_job, staging
 from workers.executor.gpu_meter import GpuTotals
 from workers.executor.types import AttemptInfo, AttemptKey, AttemptState, Exited, ExitReason, Launch, Usage
 
@@ -92,7 +92,7 @@ class Attempt:
             reason=reason,
             exit_code=code,
             signal=signal_name(signum) if signum else None,
-            message=message,
+            message=ray_job.said(self.launch, self.folder, code) or message,
             started_ms=self.started_ms,
             ended_ms=ended_ms or now_ms(),
             # The kernel's account is exact but for children that nobody waited for, which only the samples have seen.

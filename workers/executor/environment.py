@@ -65,6 +65,8 @@ def build(launch: Launch, folder: Path, python: str = sys.executable) -> dict[st
     # Last, so that nothing a job sets can stand in for what the platform says, ranks and GPUs included.
     env.update(_rank_variables(launch))
     env.update(_suanli_variables(launch, base))
+    if launch.ray is not None:
+        env["SUANLI_PYTHON"] = python
     gpus = ",".join(map(str, launch.gpu_indices))
     env["CUDA_VISIBLE_DEVICES"] = gpus
     env["NVIDIA_VISIBLE_DEVICES"] = gpus or "void"

@@ -11,6 +11,7 @@ import os
 import shutil
 from pathlib import Path
 
+from workers.executor import ray_job
 from workers.executor.types import AttemptKey
 
 PARTS = ("work", "results", "checkpoint", "tmp", "home")
@@ -36,6 +37,7 @@ class Folders:
     def clear(self) -> None:
         """Remove what an earlier executor left, and make room for this one's."""
         self._free.clear()
+        ray_job.clear_all(self._attempts)
         for folder in (self._attempts, self._spares):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import artifacts
-from workers.executor import environment, logfile, node, procfs, staging
+from workers.executor import environment, logfile, node, procfs, ray_job, staging
 from workers.executor.attempt import Attempt, Shortage, data_limit, judge, now_ms
 from workers.executor.config import ExecutorConfig
 from workers.executor.disk import DiskWatch
@@ -233,7 +233,7 @@ class NodeExecutor:
         problem = environment.problem_with(launch) or self._sandbox.problem_with(launch)
         if problem is not None:
             self._end(attempt, attempt.end(ExitReason.SPAWN_FAILED, problem))
-        elif launch.workdir_artifact or launch.checkpoint_artifact or launch.packages or self._link is None:
+        elif launch.needs_preparing or self._link is None:
             attempt.preparing = self._task(self._prepare(attempt))
         else:
             try:
@@ -285,6 +285,7 @@ class NodeExecutor:
             "stderr": f"{folder}/stderr.log",
             "log_limit": launch.log_limit_bytes,
             "data_limit": data_limit(launch),
+            "front": ray_job.front(launch, folder, env, self._sandbox.wraps(launch)),
         }
         if self._sandbox.wraps(launch):
             spec["sandbox"] = self._sandbox.spec(launch, folder, attempt.number, env)

@@ -90,9 +90,9 @@ class Init:
             time.sleep(_FEEL_S)
 
     def send(self, number: int) -> None:
-        """Send a signal to all processes but this one."""
+        """Send a signal to all processes but this one; of a ray job, whose Ray is to outlast the command, to the command only."""
         with contextlib.suppress(OSError):
-            if os.getpid() == 1:
+            if os.getpid() == 1 and (number == signal.SIGKILL or not self.job.get("supervised")):
                 os.kill(-1, number)
             elif self.pid:
                 os.killpg(self.pid, number)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from workers.executor import pod_trial, procfs
+from workers.executor import pod_trial, procfs, ray_job
 from workers.executor.attempt import Attempt
 from workers.executor.folders import PARTS
 from workers.executor.isolation import Network, PodSettings, Tier
@@ -205,7 +205,14 @@ class Pods:
             env.pop("NVIDIA_VISIBLE_DEVICES", None)
         shown = [env["VIRTUAL_ENV"]] if launch.packages and env.get("VIRTUAL_ENV") else []
         gang = launch.world_size > 1
-        job = {"env": env, "cwd": f"{attempt.folder}/work", "own_master": gang and launch.rank == 0}
+        front = ray_job.front(launch, str(attempt.folder), env, True)
+        job = {
+            "argv": [*front, *launch.argv],
+            "supervised": bool(front),
+            "env": env,
+            "cwd": f"{attempt.folder}/work",
+            "own_master": gang and launch.rank == 0,
+        }
         first = name_of(launch.keep.region, key.job_id, key.attempt, 0) if gang and launch.rank else ""
         plan = self._plan(attempt, self._known_worker(), uuid.uuid4().hex, shown)
         return {
@@ -216,6 +223,7 @@ class Pods:
             "stderr": f"{attempt.folder}/stderr.log",
             "log_limit": launch.log_limit_bytes,
             "data_limit": 0,
+            "front": [],
         }
 
     def _known_worker(self) -> WorkerPod:

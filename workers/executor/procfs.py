@@ -14,6 +14,8 @@ MARKER = "SUANLI_ATTEMPT_ROOT"
 """Variable that every job process inherits: the folder of its attempt. It survives setsid and double forks."""
 
 _PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
+_ENDED = (b"Z", b"X")
+"""States of a process, or a thread, that is over."""
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -25,6 +27,7 @@ class Process(NamedTuple):
     pgid: int
     sid: int
     zombie: bool
+    """Nothing of it lives. One whose first thread has ended while others go on is none, though the kernel calls it so."""
     rss_kib: int
     cpu_ticks: int = 0
     """Of the process and of its children that have ended and were waited for."""
@@ -32,8 +35,21 @@ class Process(NamedTuple):
 
 def read_process(pid: int) -> Process | None:
     """Return the process, or None when there is none of that id any more."""
+    fields = _stat(f"/proc/{pid}")
+    if fields is None:
+        return None
+    zombie, pages = fields[0] in _ENDED, fields[21]
+    if zombie and int(fields[17]) > 1 and (thread := _living_thread(pid)):
+        living = _stat(thread)
+        zombie, pages = living is None, living[21] if living is not None else pages
+    ticks = sum(map(int, fields[11:15]))
+    return Process(pid, int(fields[1]), int(fields[2]), int(fields[3]), zombie, int(pages) * _PAGE_KIB, ticks)
+
+
+def _stat(folder: str) -> list[bytes] | None:
+    """The fields of a process's or thread's ``stat`` from its state on."""
     try:
-        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
+        fd = os.open(f"{folder}/stat", os.O_RDONLY)
     except OSError:
         return None
     try:
@@ -44,11 +60,17 @@ def read_process(pid: int) -> Process | None:
         os.close(fd)
     # The command name stands in brackets and may itself hold spaces and brackets.
     fields = line[line.rfind(b")") + 2 :].split()
-    if len(fields) < 22:
-        return None
-    zombie = fields[0] in {b"Z", b"X"}
-    ticks = sum(map(int, fields[11:15]))
-    return Process(pid, int(fields[1]), int(fields[2]), int(fields[3]), zombie, int(fields[21]) * _PAGE_KIB, ticks)
+    return fields if len(fields) >= 22 else None
+
+
+def _living_thread(pid: int) -> str | None:
+    """The folder in /proc of a thread of the process that has not ended: it still has what the first has given back."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(f"/proc/{pid}/task"):
+            fields = _stat(f"/proc/{pid}/task/{name}")
+            if fields is not None and fields[0] not in _ENDED:
+                return f"/proc/{pid}/task/{name}"
+    return None
 
 
 def snapshot() -> dict[int, Process]:
@@ -98,11 +120,9 @@ def marker_of(pid: int) -> str | None:
 
     "" when it carries none, None when that cannot be told (gone, not ours to read, or in the midst of an exec).
     """
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            content = file.read()
-    except OSError:
-        return None
+    content = _environ(f"/proc/{pid}")
+    if not content and (thread := _living_thread(pid)):
+        content = _environ(thread)
     if not content:
         return None
     prefix = f"{MARKER}=".encode()
@@ -110,6 +130,14 @@ def marker_of(pid: int) -> str | None:
         if entry.startswith(prefix):
             return os.fsdecode(entry[len(prefix) :])
     return ""
+
+
+def _environ(folder: str) -> bytes:
+    try:
+        with open(f"{folder}/environ", "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
 
 
 def kill_marked(root: str, timeout_s: float = 10.0) -> int:

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from workers.executor import seccomp
+from workers.executor import ray_job, seccomp
 from workers.executor.cgroups import ControlGroups
 from workers.executor.folders import PARTS
 from workers.executor.isolation import Isolation, Network, Tier, tier_on
@@ -111,7 +111,7 @@ class Sandbox:
                 [sys.executable, "-c", _ASK], capture_output=True, check=True, cwd="/", env={}, timeout=_PROBE_S
             )
             executable = os.path.dirname(os.path.realpath(sys.executable))
-            self._shown = _outermost([*_SYSTEM, *json.loads(asked.stdout), executable, sys.prefix])
+            self._shown = _outermost([*_SYSTEM, *json.loads(asked.stdout), executable, sys.prefix, ray_job.home()])
             with self._filter.open("rb") as program:
                 options = ["--seccomp", str(program.fileno()), *self._view(Isolation(), ()), *self._walls(False)]
                 tried = subprocess.run(

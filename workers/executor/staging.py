@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 import artifacts
-from workers.executor import logfile
+from workers.executor import logfile, ray_job
 from workers.executor.folders import PARTS
 from workers.executor.types import Launch
 
@@ -36,6 +36,7 @@ def furnish(folder: Path, launch: Launch) -> None:
     """Put the small files and links in a new attempt's folder. Cheap; ValueError for a data set's name that is none."""
     if launch.parameters_json is not None:
         Path(folder, "parameters.json").write_text(launch.parameters_json, encoding="utf-8")
+    ray_job.furnish(folder, launch)
     if launch.data_dirs:
         os.mkdir(folder / "data")
         for name, target in launch.data_dirs.items():
@@ -68,6 +69,7 @@ def signature(folder: Path) -> Signature:
 
 def discard(folder: Path) -> None:
     """Remove an attempt's folder with all that it holds."""
+    ray_job.clear(folder)
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -116,6 +118,7 @@ def _condensed(folder: Path, name: str, hole: tuple[int, int]) -> Path:
 
 def clear(folder: Path) -> None:
     """Remove all but the logs of an attempt that has been collected."""
+    ray_job.clear(folder)
     for name in (*PARTS, "data"):
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in ("parameters.json", "stdout.log.kept", "stderr.log.kept"):

@@ -80,6 +80,15 @@ class Keep:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class RayCluster:
+    """What a job that gets a Ray cluster of its own asks for, and the secret that lets its processes in, the same on all ranks."""
+
+    object_store_mib: int = 0
+    """Of each node; 0 is three tenths of the memory."""
+    token: str = dataclasses.field(default="", repr=False)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Launch:
     """One process of one attempt: rank ``rank`` of ``world_size``.
 
@@ -125,11 +134,18 @@ class Launch:
     """What the job's pool declares."""
     isolated: bool = False
     """Whatever that is: refused where jobs are not kept apart."""
+    ray: RayCluster | None = None
+    """A Ray cluster of the job's own, of which each rank is a node; rank 0 runs the command."""
 
     @property
     def key(self) -> AttemptKey:
         """What names this process."""
         return AttemptKey(self.job_id, self.attempt, self.rank)
+
+    @property
+    def needs_preparing(self) -> bool:
+        """Its folder is not all that it needs before its start."""
+        return bool(self.workdir_artifact or self.checkpoint_artifact or self.packages or self.ray)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)

@@ -74,14 +74,15 @@ class Job:
 
     __slots__ = (
         *("ended_ms", "error", "number", "outcome", "pid", "report", "root"),
-        *("started_ms", "status", "streams", "usage"),
+        *("started_ms", "status", "streams", "supervised", "usage"),
     )
 
-    def __init__(self, number: int, pid: int, root: str, outcome_fd: int, sandboxed: bool) -> None:
+    def __init__(self, number: int, pid: int, spec: dict[str, Any], outcome_fd: int) -> None:
         self.number = number
-        self.report = warden_sandbox.Report() if sandboxed else None
+        self.report = warden_sandbox.Report() if "sandbox" in spec else None
+        self.supervised = bool(spec["front"])
         self.pid = pid
-        self.root = root
+        self.root = spec["env"][procfs.MARKER]
         self.outcome = Source(self, outcome_fd)
         self.error = b""
         self.streams: list[Source] = []
@@ -201,6 +202,8 @@ class Warden:
     def _spawn(self, number: int, spec: dict[str, Any]) -> None:
         try:
             program = find_program(spec["argv"][0], spec["env"].get("PATH", ""), spec["cwd"])
+            if front := spec["front"]:
+                program, spec["argv"] = front[0], [*front, *spec["argv"]]
             pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(3)]
         except OSError as error:
             self._say("failed", number, error.strerror or str(error))
@@ -216,7 +219,7 @@ class Warden:
             _become(program, spec, pipes)
         for _, write_end in pipes:
             os.close(write_end)
-        job = Job(number, pid, spec["env"][procfs.MARKER], pipes[2][0], "sandbox" in spec)
+        job = Job(number, pid, spec, pipes[2][0])
         self.by_pid[pid] = self.by_number[number] = self.by_root[job.root] = job
         for stream, path in enumerate((spec["stdout"], spec["stderr"])):
             fd = pipes[stream][0]
@@ -301,6 +304,10 @@ class Warden:
                 with contextlib.suppress(OSError):
                     os.killpg(job.pid, signum)
             members = forest.members([job.pid, *orphans.get(number, ())])
+            if job.supervised and signum != signal.SIGKILL:
+                # Its first process tells the others; what it has put in sessions of their own is to outlast the command.
+                init = job.report.init if job.report is not None else job.pid
+                members = {pid for pid in members if forest.processes[pid].sid in {job.pid, init}}
             if job.report is not None and signum != signal.SIGKILL:
                 # Bubblewrap itself would die of it, and take the job along.
                 members.discard(job.pid)

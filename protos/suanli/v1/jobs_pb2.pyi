@@ -281,6 +281,31 @@ class Topology(_message.Message):
 Global___Topology: _TypeAlias = Topology  # noqa: Y015
 
 @_typing.final
+class RayCluster(_message.Message):
+    """A Ray cluster of the job's own, made for each attempt in what that attempt was granted: a node for each replica. The workload runs
+    once, on the head (replica 0), as soon as all nodes have joined; when it ends, the cluster ends, and the job with the workload's exit
+    code. `ray.init()` finds the cluster by itself. Needs at least 1,024 MiB of memory per replica.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OBJECT_STORE_MIB_FIELD_NUMBER: _builtins.int
+    object_store_mib: _builtins.int
+    """Memory of each node's object store, in MiB; it counts as memory of the job. 80 to half of memory_mib; 0: three tenths of memory_mib."""
+    def __init__(
+        self,
+        *,
+        object_store_mib: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["object_store_mib", b"object_store_mib"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RayCluster: _TypeAlias = RayCluster  # noqa: Y015
+
+@_typing.final
 class JobSpec(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -372,6 +397,7 @@ class JobSpec(_message.Message):
     PARTITION_POLICY_FIELD_NUMBER: _builtins.int
     PURPOSE_FIELD_NUMBER: _builtins.int
     TOPOLOGY_FIELD_NUMBER: _builtins.int
+    RAY_FIELD_NUMBER: _builtins.int
     institution: _builtins.str
     """Must exist. Empty: the caller's institution."""
     project: _builtins.str
@@ -450,6 +476,10 @@ class JobSpec(_message.Message):
 
     @_builtins.property
     def topology(self) -> Global___Topology: ...
+    @_builtins.property
+    def ray(self) -> Global___RayCluster:
+        """Set, even if empty: the job gets a Ray cluster of its own."""
+
     def __init__(
         self,
         *,
@@ -481,10 +511,11 @@ class JobSpec(_message.Message):
         partition_policy: Global___PartitionPolicy.ValueType = ...,
         purpose: _builtins.str = ...,
         topology: Global___Topology | None = ...,
+        ray: Global___RayCluster | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_grace_period_ms", b"_grace_period_ms", "algorithm", b"algorithm", "array", b"array", "command", b"command", "grace_period_ms", b"grace_period_ms", "python", b"python", "resources", b"resources", "retry", b"retry", "topology", b"topology", "workload", b"workload"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_grace_period_ms", b"_grace_period_ms", "algorithm", b"algorithm", "array", b"array", "command", b"command", "grace_period_ms", b"grace_period_ms", "python", b"python", "ray", b"ray", "resources", b"resources", "retry", b"retry", "topology", b"topology", "workload", b"workload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_grace_period_ms", b"_grace_period_ms", "accelerators", b"accelerators", "algorithm", b"algorithm", "array", b"array", "command", b"command", "data_sets", b"data_sets", "dependencies", b"dependencies", "environment", b"environment", "grace_period_ms", b"grace_period_ms", "institution", b"institution", "labels", b"labels", "max_runtime_ms", b"max_runtime_ms", "name", b"name", "node_selector", b"node_selector", "packages", b"packages", "partition_policy", b"partition_policy", "pools", b"pools", "preemptible", b"preemptible", "preferred_regions", b"preferred_regions", "priority_class", b"priority_class", "project", b"project", "purpose", b"purpose", "python", b"python", "replicas", b"replicas", "required_regions", b"required_regions", "resources", b"resources", "retry", b"retry", "topology", b"topology", "working_folder", b"working_folder", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_grace_period_ms", b"_grace_period_ms", "accelerators", b"accelerators", "algorithm", b"algorithm", "array", b"array", "command", b"command", "data_sets", b"data_sets", "dependencies", b"dependencies", "environment", b"environment", "grace_period_ms", b"grace_period_ms", "institution", b"institution", "labels", b"labels", "max_runtime_ms", b"max_runtime_ms", "name", b"name", "node_selector", b"node_selector", "packages", b"packages", "partition_policy", b"partition_policy", "pools", b"pools", "preemptible", b"preemptible", "preferred_regions", b"preferred_regions", "priority_class", b"priority_class", "project", b"project", "purpose", b"purpose", "python", b"python", "ray", b"ray", "replicas", b"replicas", "required_regions", b"required_regions", "resources", b"resources", "retry", b"retry", "topology", b"topology", "working_folder", b"working_folder", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__grace_period_ms: _TypeAlias = _typing.Literal["grace_period_ms"]  # noqa: Y015
     _WhichOneofArgType__grace_period_ms: _TypeAlias = _typing.Literal["_grace_period_ms", b"_grace_period_ms"]  # noqa: Y015

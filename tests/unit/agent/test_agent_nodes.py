@@ -10,6 +10,7 @@ import pytest
 from artifacts import ArtifactError, ArtifactStore, Part
 from workers.agent_isolation import NodeIsolation
 from workers.agent_nodes import NodeLines, merge_manifests
+from workers.agent_ray import RayTokens
 from workers.core_types import (
     AllocatePort,
     Input,
@@ -34,8 +35,10 @@ class FakeGateway:
         self.gate.set()
         self.error: Exception | None = None
         self.refuse: tuple[ex.Refused, ...] = ()
+        self.launches: tuple[ex.Launch, ...] = ()
 
     async def launch(self, node_id: str, launches: tuple[ex.Launch, ...]) -> tuple[ex.Refused, ...]:
+        self.launches += launches
         self.calls.append(("launch", node_id, *(launch.job_id for launch in launches)))
         await self.gate.wait()
         if self.error:
@@ -58,7 +61,7 @@ class Rig:
         self.gateway = FakeGateway()
         self.answers: asyncio.Queue[Input] = asyncio.Queue()
         isolation = NodeIsolation(Isolations(), ())
-        self.lines = NodeLines(self.gateway, self.answers.put_nowait, url, isolation)  # type: ignore[arg-type]
+        self.lines = NodeLines(self.gateway, self.answers.put_nowait, url, isolation, RayTokens(b"secret"))  # type: ignore[arg-type]
 
     def start(self, job: str, node: str = "n1") -> None:
         self.lines.put(StartRank(node, ex.Launch(job, 1, ("true",))))
@@ -80,6 +83,16 @@ class Rig:
 @pytest.fixture
 async def rig(tmp_path: Path) -> Rig:
     return Rig(str(tmp_path))
+
+
+async def test_a_ray_job_gets_its_token_on_its_way_out(rig: Rig) -> None:
+    ray = ex.Launch("ray", 2, ("true",), rank=1, ray=ex.RayCluster(512))
+    for launch in (ray, ex.Launch("plain", 1, ("true",))):
+        rig.lines.put(StartRank("n1", launch))
+    await rig.called(1)
+    equipped, plain = rig.gateway.launches
+    assert equipped.ray == ex.RayCluster(512, RayTokens(b"secret").token("ray", 2))
+    assert plain.ray is None
 
 
 async def test_what_gathers_during_a_call_goes_in_the_next_one(rig: Rig) -> None:

@@ -451,3 +451,16 @@ def test_a_spec_without_a_grace_gets_the_default() -> None:
     one.replicas.append(jobs_pb2.ReplicaPlacement(rank=0, node_id="n1"))
     rig.say(launch=one)
     assert rig.starts()[0].grace_ms == 30_000
+
+
+def test_a_ray_job_is_launched_as_one_without_its_token(rig: Rig) -> None:
+    plain, ray = launch("j1"), launch("j2", seq=2, nodes=("n1", "n2"))
+    ray.spec.ray.object_store_mib = 512
+    rig.say(launch=plain)
+    rig.say(launch=ray)
+    rig.feed(PortAllocated("j2", 1, 4000))
+    assert {(one.job_id, one.rank): one.ray for one in rig.starts()} == {
+        ("j1", 0): None,
+        ("j2", 0): ex.RayCluster(512),
+        ("j2", 1): ex.RayCluster(512),
+    }

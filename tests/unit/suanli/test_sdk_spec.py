@@ -50,6 +50,8 @@ EVERYTHING: dict[str, Any] = {
     "grace_period": 0,
     "on_partition": "move",
     "purpose": "teaching",
+    "ray": True,
+    "ray_object_store": "1GiB",
 }
 
 
@@ -87,6 +89,7 @@ def test_every_field_of_a_specification_can_be_asked_for() -> None:
         grace_period_ms=0,
         partition_policy=jobs_pb2.PARTITION_POLICY_MOVE,
         purpose="teaching",
+        ray=jobs_pb2.RayCluster(object_store_mib=1024),
     )
     unset = {field.name for field in spec.DESCRIPTOR.fields} - {field.name for field, _ in spec.ListFields()}
     # A field that is new in the contract needs a keyword.
@@ -215,3 +218,17 @@ def test_what_if_is_said_in_the_words_of_submit() -> None:
     with pytest.raises(InvalidArgument, match="name: this cannot be asked for instead") as refused:
         build_change({"name": "x"})
     assert refused.value.field == "name"
+
+
+def test_a_ray_cluster_is_asked_for_by_a_word() -> None:
+    assert build_spec({"command": ["true"], "ray": True}).HasField("ray")
+    assert not build_spec({"command": ["true"], "ray": False}).HasField("ray")
+    assert build_spec({"command": ["true"], "ray_object_store": 512}).ray.object_store_mib == 512
+    for options, field in (
+        ({"ray": 1}, "ray"),
+        ({"ray_object_store": 0}, "ray_object_store"),
+        ({"ray": False, "ray_object_store": 512}, "ray_object_store"),
+    ):
+        with pytest.raises(InvalidArgument) as error:
+            build_spec({"command": ["true"], **options})
+        assert error.value.field == field

@@ -95,6 +95,7 @@ FULL = {
     "partitionPolicy": "PARTITION_POLICY_MOVE",
     "purpose": "teaching",
     "topology": {"level": "rack", "required": True},
+    "ray": {"objectStoreMib": 512},
 }
 
 
@@ -117,8 +118,9 @@ def test_every_field_arrives_and_survives_the_store() -> None:
     again = codec().decode(spec.encoded)
     assert again == spec
     assert {f.name for f in fields(again) if not getattr(again, f.name)} == set()
-    environment = codec().message(spec.encoded).environment
-    assert dict(environment) == {"A": "1", "B": "2"}
+    kept = codec().message(spec.encoded)
+    assert dict(kept.environment) == {"A": "1", "B": "2"}
+    assert kept.ray.object_store_mib == 512
 
 
 def test_python_entry_points_become_commands() -> None:
@@ -182,6 +184,11 @@ REFUSED = [
     ({"resources": {"gpuMilli": -1}}, "resources.gpu_milli"),
     ({"resources": {"gpuMilli": 1500}}, "resources.gpu_milli"),
     ({"resources": {"gpuMilli": 65_000}}, "resources.gpu_milli"),
+    ({"ray": {}, "resources": {"memoryMib": 1023}}, "resources.memory_mib"),
+    ({"ray": {"objectStoreMib": -1}}, "ray.object_store_mib"),
+    ({"ray": {"objectStoreMib": 79}}, "ray.object_store_mib"),
+    ({"ray": {"objectStoreMib": 513}}, "ray.object_store_mib"),
+    ({"ray": {"objectStoreMib": 1 << 62}}, "ray.object_store_mib"),
     ({"accelerators": ["A"] * 17}, "accelerators"),
     ({"accelerators": ["A", "a b"]}, "accelerators[1]"),
     ({"replicas": -1}, "replicas"),
@@ -374,10 +381,10 @@ def test_a_change_leaves_the_rest_of_a_specification_alone() -> None:
     shared = codec()
     spec = shared.read(message(**FULL), field="jobs[0]", institution="uni-a")
     change = jobs_pb2.JobChange(
-        memory_mib=512, required_regions=jobs_pb2.NameList(), preemptible=False, topology=jobs_pb2.Topology()
+        memory_mib=1536, required_regions=jobs_pb2.NameList(), preemptible=False, topology=jobs_pb2.Topology()
     )
     changed = shared.with_change(spec, change, field="what_if")
-    assert changed.shape.request == Resources(1500, 512, 2000)
+    assert changed.shape.request == Resources(1500, 1536, 2000)
     assert (changed.shape.required_regions, changed.preemptible, changed.shape.pack) == ((), False, "")
     assert changed.workload == spec.workload
     assert changed.dependencies == spec.dependencies
@@ -388,3 +395,23 @@ def test_data_sets_decide_where_a_job_fits_and_a_single_replica_stands_together_
     spec = read(dataSets=["b", "a", "b"], topology={"level": "rack", "required": True})
     assert spec.shape.data_sets == ("a", "b")
     assert (spec.shape.pack, spec.shape.pack_required) == ("", False)
+
+
+@pytest.mark.parametrize("store_mib", [0, 80, 512])
+def test_a_ray_cluster_is_asked_for_by_being_there_and_fits_in_the_default_memory(store_mib: int) -> None:
+    shared = codec()
+    spec = shared.read(message(ray={"objectStoreMib": store_mib}), field="jobs[0]", institution="uni-a")
+    kept = shared.message(spec.encoded)
+    assert kept.HasField("ray")
+    assert kept.ray.object_store_mib == store_mib
+    assert not shared.message(read().encoded).HasField("ray")
+
+
+@pytest.mark.parametrize("memory_mib", [1023, 1100])
+def test_a_change_cannot_take_the_memory_that_a_ray_cluster_needs(memory_mib: int) -> None:
+    shared = codec()
+    asked = message(ray={"objectStoreMib": 600}, resources={"memoryMib": 2048})
+    spec = shared.read(asked, field="jobs[0]", institution="uni-a")
+    with pytest.raises(InvalidArgument) as error:
+        shared.with_change(spec, jobs_pb2.JobChange(memory_mib=memory_mib), field="what_if")
+    assert error.value.field == "what_if.memory_mib"
