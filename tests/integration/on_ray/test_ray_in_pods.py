@@ -16,8 +16,8 @@ import os, ray, signal, sys, time
 def told(number, frame):
     print("told, and Ray still answers", ray.get(double.remote(21)), flush=True)
     sys.exit(7)
-signal.signal(signal.SIGTERM, told)
 ray.init()
+signal.signal(signal.SIGTERM, told)  # after Ray's own
 @ray.remote
 def double(x):
     return 2 * x
