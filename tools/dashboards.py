@@ -16,75 +16,46 @@ from pathlib import Path
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from tools.dashboard_panels import Panel, bars, board, ceiling, columns, curve, floor, grid, note, number
+from tools.dashboard_finance import finance
+from tools.dashboard_panels import Panel, bars, board, ceiling, columns, curve, floor, grid, number
+from tools.dashboard_queries import (
+    CPU,
+    FAULTS,
+    GPU,
+    MINE,
+    PLACE,
+    PLACE_REGION,
+    USE,
+    bound,
+    efficiency,
+    quantile,
+    share,
+    used,
+)
 from tools.dashboard_storage import storage
 
 FOLDER = Path(__file__).resolve().parent.parent / "helm" / "suanli" / "files" / "dashboards"
 VARIABLES = ("institution", "project", "region", "pool")
-_TENANT = 'institution=~"$institution", project=~"$project"'
-_USE = f'{_TENANT}, region=~"$region"'
-_MINE = 'institution=~"$institution"'
-_PLACE_REGION = 'region=~"$region"'
-_PLACE = 'region=~"$region", pool=~"$pool"'
-_CPU = "suanli_usage_cpu_core_seconds_total"
-_GPU = "suanli_usage_gpu_seconds_total"
-_MEMORY = "suanli_usage_memory_gib_seconds_total"
-_USED_CPU = "suanli_used_cpu_core_seconds_total"
-_USED_GPU = "suanli_used_gpu_seconds_total"
-_FAULTS = 'code=~"DATA_LOSS|DEADLINE_EXCEEDED|INTERNAL|UNAVAILABLE|UNKNOWN"'
-
-
-def used(metric: str, labels: str, by: str, window: str = "$__range", per: int = 3600) -> str:
-    """A counter's increase over the window by some labels; of seconds in hours."""
-    group = f" by ({by})" if by else ""
-    total = f"sum{group} (increase({metric}{{{labels}}}[{window}]))"
-    return total if per == 1 else f"{total} / {per}"
-
-
-def share(part: str, whole: str, labels: str, by: str) -> str:
-    """One gauge as a share of another by some labels, where there is any of the other."""
-    return f"sum by ({by}) ({part}{{{labels}}}) / (sum by ({by}) ({whole}{{{labels}}}) > 0)"
-
-
-def quantile(part: float, histogram: str, labels: str = "", by: str = "", window: str = "$__rate_interval") -> str:
-    """A quantile of a histogram's observations within the window."""
-    keys = f"{by}, le" if by else "le"
-    return f"histogram_quantile({part}, sum by ({keys}) (rate({histogram}_bucket{{{labels}}}[{window}])))"
-
-
-def efficiency(kind: str, labels: str, by: str) -> str:
-    """What was used of what was allocated, of allocations posted within the chosen time."""
-    part, whole = (_USED_CPU, _CPU) if kind == "cpu" else (_USED_GPU, _GPU)
-    return f"{used(part, labels, by, per=1)} / ({used(whole, labels, by, per=1)} > 0)"
-
-
-def bound(labels: str) -> str:
-    """The part of each budget that is spent or promised to running jobs."""
-    spent, committed, amount = (
-        f"sum by (budget, institution, unit) (suanli_budget_{name}{{{labels}}})"
-        for name in ("spent", "committed", "amount")
-    )
-    return f"({spent} + {committed}) / ({amount} > 0)"
 
 
 def researcher() -> Dashboard:
     """How full it is, how long one waits, what we have used and what is left."""
-    places = f'{_PLACE_REGION}, resource=~"cpu_milli|gpu_milli"'
+    places = f'{PLACE_REGION}, resource=~"cpu_milli|gpu_milli"'
     free = f"1 - {share('suanli_pool_allocated', 'suanli_pool_capacity', places, 'region, pool, resource')}"
-    quota = share("suanli_quota_in_use", "suanli_quota_limit", _MINE, "institution, project, resource")
+    quota = share("suanli_quota_in_use", "suanli_quota_limit", MINE, "institution, project, resource")
     now = [
-        number("Jobs waiting", "Of the chosen institutions.", (f'sum(suanli_jobs{{{_MINE}, state="QUEUED"}})', "")),
-        number("Jobs running", "Started or starting.", (f'sum(suanli_jobs{{{_MINE}, state=~"STARTING|RUNNING"}})', "")),
+        number("Jobs waiting", "Of the chosen institutions.", (f'sum(suanli_jobs{{{MINE}, state="QUEUED"}})', "")),
+        number("Jobs running", "Started or starting.", (f'sum(suanli_jobs{{{MINE}, state=~"STARTING|RUNNING"}})', "")),
         number(
             "Half of the jobs waited less than",
             "From submission to first start, of jobs that started in the chosen time.",
-            (quantile(0.5, "suanli_job_wait_seconds", _MINE, window="$__range"), ""),
+            (quantile(0.5, "suanli_job_wait_seconds", MINE, window="$__range"), ""),
             "s",
         ),
         number(
             "Nine in ten waited less than",
             "From submission to first start, of jobs that started in the chosen time.",
-            (quantile(0.9, "suanli_job_wait_seconds", _MINE, window="$__range"), ""),
+            (quantile(0.9, "suanli_job_wait_seconds", MINE, window="$__range"), ""),
             "s",
         ),
         number("Regions online", "Whose agents are connected.", ('sum(suanli_region_up{region=~"$region"})', "")),
@@ -94,7 +65,7 @@ def researcher() -> Dashboard:
         curve(
             "Jobs",
             "By state, of the chosen institutions; ended ones are not shown.",
-            [(f"sum by (state) (suanli_jobs{{{_MINE}}})", "{{state}}")],
+            [(f"sum by (state) (suanli_jobs{{{MINE}}})", "{{state}}")],
             "short",
             stack=True,
         ),
@@ -109,12 +80,12 @@ def researcher() -> Dashboard:
         ),
     ]
     ours = [
-        columns("CPU", "Core-hours, when posted.", (used(_CPU, _USE, "project", "$__interval"), "{{project}}"), "h"),
-        columns("GPU", "GPU-hours, when posted.", (used(_GPU, _USE, "project", "$__interval"), "{{project}}"), "h"),
+        columns("CPU", "Core-hours, when posted.", (used(CPU, USE, "project", "$__interval"), "{{project}}"), "h"),
+        columns("GPU", "GPU-hours, when posted.", (used(GPU, USE, "project", "$__interval"), "{{project}}"), "h"),
         bars(
             "CPU efficiency",
             "CPU time used of core-time allocated. Low: ask for fewer cores.",
-            (efficiency("cpu", _USE, "project"), "{{project}}"),
+            (efficiency("cpu", USE, "project"), "{{project}}"),
             "percentunit",
             floor(0.25, 0.6),
             1,
@@ -122,7 +93,7 @@ def researcher() -> Dashboard:
         bars(
             "GPU efficiency",
             "GPU time busy of GPU-time allocated. Low: look at what the job waits for, or share a GPU.",
-            (efficiency("gpu", _USE, "project"), "{{project}}"),
+            (efficiency("gpu", USE, "project"), "{{project}}"),
             "percentunit",
             floor(0.25, 0.6),
             1,
@@ -138,7 +109,7 @@ def researcher() -> Dashboard:
         bars(
             "Budget left",
             "Neither spent nor promised to running jobs.",
-            (f"1 - {bound(_MINE)}", "{{budget}} ({{unit}})"),
+            (f"1 - {bound(MINE)}", "{{budget}} ({{unit}})"),
             "percentunit",
             floor(0, 0.2),
             1,
@@ -147,10 +118,10 @@ def researcher() -> Dashboard:
             "Running, not posted yet",
             "What open allocations have used so far, in hours. It is posted when they end.",
             [
-                (f"sum by (project, region, pool) (suanli_usage_open_cpu_core_seconds{{{_USE}}}) / 3600", "core-hours"),
-                (f"sum by (project, region, pool) (suanli_usage_open_gpu_seconds{{{_USE}}}) / 3600", "GPU-hours"),
+                (f"sum by (project, region, pool) (suanli_usage_open_cpu_core_seconds{{{USE}}}) / 3600", "core-hours"),
+                (f"sum by (project, region, pool) (suanli_usage_open_gpu_seconds{{{USE}}}) / 3600", "GPU-hours"),
                 (
-                    f"sum by (project, region, pool) (suanli_usage_open_memory_gib_seconds{{{_USE}}}) / 3600",
+                    f"sum by (project, region, pool) (suanli_usage_open_memory_gib_seconds{{{USE}}}) / 3600",
                     "GiB-hours",
                 ),
             ],
@@ -176,7 +147,7 @@ def _health() -> list[Panel]:
     down = "sum(suanli_region_up == bool 0) or vector(0)"
     firing = 'count(ALERTS{alertname=~"Suanli.*", alertstate="firing"}) or vector(0)'
     expiry = "min by (certificate) (suanli_tls_certificate_expiry_timestamp_seconds)"
-    failed = f"sum(rate(suanli_rpc_seconds_count{{{_FAULTS}}}[$__range])) or vector(0)"
+    failed = f"sum(rate(suanli_rpc_seconds_count{{{FAULTS}}}[$__range])) or vector(0)"
     return [
         number(
             "Leaders", "One control plane leads.", ("count(suanli_leader_epoch) or vector(0)", ""), "short", floor(1, 1)
@@ -202,7 +173,7 @@ def _health() -> list[Panel]:
         curve(
             "Regions",
             "1: the agent is connected.",
-            [(f"suanli_region_up{{{_PLACE_REGION}}}", "{{region}}")],
+            [(f"suanli_region_up{{{PLACE_REGION}}}", "{{region}}")],
             "short",
             8,
         ),
@@ -277,34 +248,43 @@ def _speed() -> list[Panel]:
 def _capacity() -> list[Panel]:
     panels = []
     for resource, title in (("cpu_milli", "Cores"), ("gpu_milli", "GPUs"), ("memory_mib", "Memory")):
-        labels = f'{_PLACE}, resource="{resource}"'
+        labels = f'{PLACE}, resource="{resource}"'
         held = share("suanli_pool_allocated", "suanli_pool_capacity", labels, "region, pool")
         panels.append(
             curve(f"{title} allocated", "Of what the nodes offer.", [(held, "{{region}}/{{pool}}")], "percentunit", 8)
         )
-    nodes, draining = (
-        f"sum by (region, pool) (suanli_pool_{name}{{{_PLACE}}})" for name in ("nodes", "nodes_draining")
+    nodes, draining, unisolated = (
+        f"sum by (region, pool) (suanli_pool_{name}{{{PLACE}}})"
+        for name in ("nodes", "nodes_draining", "nodes_unisolated")
     )
-    attempts = f"sum by (region) (suanli_region_active_attempts{{{_PLACE_REGION}}})"
+    attempts = f"sum by (region) (suanli_region_active_attempts{{{PLACE_REGION}}})"
     return [
         *panels,
         curve("Nodes", "That the agents report.", [(nodes, "{{region}}/{{pool}}")], "short", 8, stack=True),
         curve("Draining", "Nodes closed to new work.", [(draining, "{{region}}/{{pool}}")], "short", 8, stack=True),
         curve("Attempts", "That hold an allocation.", [(attempts, "{{region}}")], "short", 8, stack=True),
+        curve(
+            "Nodes without walls",
+            "Their jobs run without a sandbox, for people who trust each other; sensitive data does not go there.",
+            [(unisolated, "{{region}}/{{pool}}")],
+            "short",
+            24,
+            stack=True,
+        ),
     ]
 
 
 def _queue() -> list[Panel]:
-    waiting = f'sum by (institution) (suanli_jobs{{{_MINE}, state="QUEUED"}})'
-    wait = quantile(0.95, "suanli_job_wait_seconds", _MINE, "institution", "1h")
-    evictions = f"sum by (rule) (increase(suanli_evictions_total{{{_MINE}}}[$__interval]))"
-    quota = share("suanli_quota_in_use", "suanli_quota_limit", _MINE, "institution, project, resource")
+    waiting = f'sum by (institution) (suanli_jobs{{{MINE}, state="QUEUED"}})'
+    wait = quantile(0.95, "suanli_job_wait_seconds", MINE, "institution", "1h")
+    evictions = f"sum by (rule) (increase(suanli_evictions_total{{{MINE}}}[$__interval]))"
+    quota = share("suanli_quota_in_use", "suanli_quota_limit", MINE, "institution, project, resource")
     return [
         curve("Waiting", "By institution.", [(waiting, "{{institution}}")], "short", 8, stack=True),
         curve(
             "In the queue",
             "By state.",
-            [(f"sum by (state) (suanli_jobs{{{_MINE}}})", "{{state}}")],
+            [(f"sum by (state) (suanli_jobs{{{MINE}}})", "{{state}}")],
             "short",
             8,
             stack=True,
@@ -329,150 +309,7 @@ def _queue() -> list[Panel]:
             "short",
             8,
         ),
-        *storage(_MINE),
-    ]
-
-
-_CAVEAT = (
-    "These are `increase()` of the ledger's counters over the chosen time. Prometheus extrapolates them to its ends, so that"
-    " they may differ from the ledger by a little. Bills and reviews rest on statements, which read the ledger itself."
-    " Use counts when an allocation ends; what still runs is below, *Not posted yet*."
-)
-
-
-def finance() -> Dashboard:
-    """Who has used how much at what cost, what is left of the budgets, and whether the books are in order."""
-    return board(
-        "finance",
-        "Use and cost by institution, budgets, and the state of the ledger.",
-        "30d",
-        ("institution", "project", "region"),
-        [("Use", _use()), ("Budgets", _budgets()), ("Ledger", _ledger())],
-    )
-
-
-def _use() -> list[Panel]:
-    cost, units = "suanli_usage_cost_total", "suanli_usage_service_units_total"
-    by = "institution, project"
-    hours = [(_CPU, "core-hours"), (_GPU, "GPU-hours"), (_MEMORY, "GiB-hours")]
-    totals = [
-        number(name, "Posted in the chosen time.", (used(metric, _USE, "", per=3600), "")) for metric, name in hours
-    ]
-    posted = [(used(metric, _USE, by), name) for metric, name in hours]
-    places = used(cost, _USE, "region, pool, accelerator, currency", per=1)
-    return [
-        note("How to read this", _CAVEAT),
-        number(
-            "Cost",
-            "At the prices in force when used.",
-            (used(cost, _USE, "currency", per=1), "{{currency}}"),
-            decimals=2,
-        ),
-        number("Service units", "Posted in the chosen time.", (used(units, _USE, "", per=1), "")),
-        *totals,
-        columns(
-            "Cost",
-            "When posted, by institution.",
-            (used(cost, _USE, "institution, currency", "$__interval", 1), "{{institution}} {{currency}}"),
-            "short",
-        ),
-        columns(
-            "Core-hours",
-            "When posted, by institution.",
-            (used(_CPU, _USE, "institution", "$__interval"), "{{institution}}"),
-            "h",
-        ),
-        grid("Use", "Posted in the chosen time.", [*posted, (used(units, _USE, by, per=1), "service units")], 14),
-        grid("Cost", "In each currency.", [(used(cost, _USE, f"{by}, currency", per=1), "cost")], 10),
-        bars(
-            "Cost by place", "In each currency.", (places, "{{region}}/{{pool}} {{accelerator}} {{currency}}"), "short"
-        ),
-        bars(
-            "CPU efficiency",
-            "CPU time used of core-time allocated, and billed.",
-            (efficiency("cpu", _USE, "institution"), "{{institution}}"),
-            "percentunit",
-            floor(0.25, 0.6),
-            1,
-        ),
-        bars(
-            "GPU efficiency",
-            "GPU time busy of GPU-time allocated, and billed.",
-            (efficiency("gpu", _USE, "institution"), "{{institution}}"),
-            "percentunit",
-            floor(0.25, 0.6),
-            1,
-        ),
-    ]
-
-
-def _budgets() -> list[Panel]:
-    keys = "budget, institution, unit"
-    legend = "{{budget}} ({{institution}}, {{unit}})"
-    ends = f"max by ({keys}) (suanli_budget_end_timestamp_seconds{{{_MINE}}} > 0)"
-    columns_of = [
-        (f"sum by ({keys}) (suanli_budget_{name}{{{_MINE}}})", name)
-        for name in ("amount", "spent", "committed", "hard", "held_jobs")
-    ]
-    spent = share("suanli_budget_spent", "suanli_budget_amount", _MINE, keys)
-    return [
-        bars("Spent", "Of the amount.", (spent, legend), "percentunit", ceiling(0.8, 1), 1),
-        bars(
-            "Spent or promised",
-            "With the most that running jobs may cost.",
-            (bound(_MINE), legend),
-            "percentunit",
-            ceiling(0.9, 1),
-            1,
-        ),
-        curve("Spent", "Of the amount, over time.", [(spent, legend)], "percentunit", 8),
-        grid(
-            "Budgets",
-            "hard: 1 holds jobs back that it cannot cover.",
-            [*columns_of, (f"({ends} - time()) / 86400", "days left")],
-        ),
-    ]
-
-
-def _ledger() -> list[Panel]:
-    adjusted = used("suanli_ledger_adjusted_cost_total", _USE, "institution, direction, currency", per=1)
-    by = "institution, project, region, pool"
-    running = [
-        (f"sum by ({by}) (suanli_usage_open_{name}{{{_USE}}}) / 3600", title)
-        for name, title in (
-            ("cpu_core_seconds", "core-hours"),
-            ("gpu_seconds", "GPU-hours"),
-            ("memory_gib_seconds", "GiB-hours"),
-        )
-    ]
-    return [
-        number(
-            "Chain",
-            "1: the last verification found every record in its place.",
-            ("min(suanli_ledger_chain_ok)", ""),
-            "short",
-            floor(1, 1),
-            width=6,
-        ),
-        number(
-            "Sums less records",
-            "Must be 0.",
-            ("max(abs(suanli_ledger_reconcile_difference))", ""),
-            "short",
-            ceiling(1e-9, 1e-9),
-            width=6,
-        ),
-        number(
-            "Last verified",
-            "Time since then.",
-            ("time() - max(suanli_ledger_last_verified_timestamp_seconds)", ""),
-            "s",
-            ceiling(86400, 2 * 86400),
-            width=6,
-        ),
-        number("Newest record", "Its number.", ("max(suanli_ledger_last_sequence)", ""), decimals=0, width=6),
-        grid("Credits and debits", "Cost that was changed after it had been posted.", [(adjusted, "amount")], 8),
-        grid("Not posted yet", "What open allocations have used so far; not in any figure above.", running, 16),
+        *storage(MINE),
     ]
 
 

@@ -101,6 +101,7 @@ def _common(launch: pb.Launch, region: str, data_dirs: Mapping[str, str]) -> ex.
             array_index=launch.array_index if launch.array_size else None,
             array_size=launch.array_size or None,
         ),
+        isolated=launch.isolated,
     )
 
 

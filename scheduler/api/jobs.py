@@ -268,6 +268,8 @@ class JobApi:
         await tell_foreign(self._service, caller, "TailLogs", record)
         async with aclosing(await self._log_chunks(record, attempt, request)) as chunks:
             async for stream, offset, data in chunks:
+                # A log is followed for days; a grant to export may have gone by then.
+                await require_export(self._service, caller, record)
                 for start in range(0, len(data), _LOG_DATA):
                     yield jobs_pb2.TailLogsResponse(
                         stream=stream,

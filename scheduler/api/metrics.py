@@ -200,14 +200,20 @@ def _pool_families(gauges: Gauges) -> Iterator[Metric]:
     labels = ("region", "pool")
     nodes = GaugeMetricFamily(names.POOL_NODES, "Nodes the agent reports.", labels=labels)
     draining = GaugeMetricFamily(names.POOL_NODES_DRAINING, "Nodes closed to new work.", labels=labels)
+    unisolated = GaugeMetricFamily(
+        names.POOL_NODES_UNISOLATED,
+        "Nodes that do not keep jobs apart: for people who trust each other.",
+        labels=labels,
+    )
     capacity = GaugeMetricFamily(names.POOL_CAPACITY, "What the nodes offer.", labels=(*labels, "resource"))
     allocated = GaugeMetricFamily(names.POOL_ALLOCATED, "What attempts hold.", labels=(*labels, "resource"))
     for pool in gauges.pools:
         nodes.add_metric(tuple(pool.key), pool.nodes)
         draining.add_metric(tuple(pool.key), pool.nodes_draining)
+        unisolated.add_metric(tuple(pool.key), pool.nodes - pool.nodes_isolated)
         _add(capacity, tuple(pool.key), pool.capacity)
         _add(allocated, tuple(pool.key), pool.allocated)
-    yield from (nodes, draining, capacity, allocated)
+    yield from (nodes, draining, unisolated, capacity, allocated)
 
 
 def _add(family: GaugeMetricFamily, key: tuple[str, ...], amount: Resources) -> None:

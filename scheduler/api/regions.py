@@ -102,9 +102,10 @@ class RegionApi:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            # Before anything that waits: the caller's hanging up may cut off what is done here, too.
             self._logs.detach(link)
             await session.close()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _listen(
         self, requests: AsyncIterator[regions_pb2.ConnectRequest], session: AgentSession, link: RegionLink

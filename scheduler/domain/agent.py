@@ -152,7 +152,10 @@ class ReplicaPlacement:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Start this attempt. ``replicas`` by rank; ``array_size`` is 0 for a job that is no task of an array."""
+    """Start this attempt. ``replicas`` by rank; ``array_size`` is 0 for a job that is no task of an array.
+
+    ``isolated``: only where jobs are kept apart.
+    """
 
     ref: AttemptRef
     launch_seq: int
@@ -164,6 +167,7 @@ class Launch:
     checkpoint: str = ""
     array_index: int = 0
     array_size: int = 0
+    isolated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

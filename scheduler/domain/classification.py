@@ -12,3 +12,8 @@ class Classification(IntEnum):
     INTERNAL = 2
     RESTRICTED = 3
     SENSITIVE = 4
+
+    @property
+    def needs_isolation(self) -> bool:
+        """Whether such data goes only to nodes that keep jobs apart."""
+        return self is Classification.SENSITIVE

@@ -20,6 +20,7 @@ class Code(StrEnum):
     PURPOSE = "PURPOSE_NOT_ALLOWED"
     REGION = "REGION_NOT_ALLOWED"
     TIER = "POOL_TIER_TOO_LOW"
+    ISOLATION = "ISOLATION_NOT_ENFORCED"
     NO_GRANT = "NO_GRANT"
     NOT_APPROVED = "GRANT_NOT_APPROVED"
     REFUSED = "GRANT_REFUSED"
@@ -31,7 +32,7 @@ class Code(StrEnum):
     DEIDENTIFICATION = "DEIDENTIFICATION_TOO_LOW"
 
 
-PLACE_CODES = frozenset({Code.REGION, Code.TIER})
+PLACE_CODES = frozenset({Code.REGION, Code.TIER, Code.ISOLATION})
 """Those that another pool may cure."""
 _STATUS = {
     GrantStatus.REQUESTED: (Code.NOT_APPROVED, "is requested and not approved yet"),
@@ -53,10 +54,11 @@ class Use(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A pool: its region and the highest level of data that may go there."""
+    """A pool: its region, the highest level of data that may go there, and whether its nodes keep jobs apart."""
 
     region: str
     tier: Classification
+    isolated: bool = True
 
 
 class Reason(NamedTuple):
@@ -133,6 +135,9 @@ def _of_place(place: Place, name: str, data_set: DataSet) -> Iterator[Reason]:
     if place.tier < data_set.classification:
         level, tier = data_set.classification.name.lower(), place.tier.name.lower()
         yield Reason(Code.TIER, name, f'Data set "{name}" is {level}, and the pool takes data up to {tier}.')
+    if data_set.classification.needs_isolation and not place.isolated:
+        level = data_set.classification.name.lower()
+        yield Reason(Code.ISOLATION, name, f'Data set "{name}" is {level}, and the nodes do not keep jobs apart.')
 
 
 def _of_grants(use: Use, name: str, data_set: DataSet, grants: Iterable[Grant]) -> tuple[str, list[Reason]]:

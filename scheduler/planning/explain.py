@@ -40,12 +40,13 @@ NEARNESS = (
     "SPOT",
     "TOO_SMALL",
     "DATA_RESIDENCY",
+    "NOT_ISOLATED",
     "SELECTOR_MISMATCH",
     "ACCELERATOR_MISMATCH",
     "POOL_NOT_ALLOWED",
     "REGION_NOT_ALLOWED",
 )
-_OWN_CODE = frozenset({"BORROWING", "TOPOLOGY", "SPOT", "DATA_RESIDENCY"})
+_OWN_CODE = frozenset({"BORROWING", "TOPOLOGY", "SPOT", "DATA_RESIDENCY", "NOT_ISOLATED"})
 """Codes of pools that are blockers of their own; the others are FIT."""
 
 
@@ -201,7 +202,7 @@ class _Explaining:
             names = [str(reason.pool) for reason in pools if reason.code == "FITS"]
             found += _order(before, names, self.key)
         known = {blocker.code for blocker in found}
-        for code in ("BORROWING", "SPOT", "DATA_RESIDENCY", "TOPOLOGY"):
+        for code in ("BORROWING", "SPOT", "DATA_RESIDENCY", "NOT_ISOLATED", "TOPOLOGY"):
             with_code = [reason for reason in pools if reason.code == code]
             if with_code and code not in known:
                 listed = wording.listing([str(reason.pool) for reason in with_code[:5]])

@@ -14,6 +14,7 @@ from scheduler.planning.feasible import lacks
 from scheduler.planning.fit import (
     accelerator_allowed,
     data_regions,
+    needs_isolation,
     pool_allowed,
     region_allowed,
     spot_allowed,
@@ -41,7 +42,10 @@ def explain_pool(pool: Pool, key: GroupKey, policy: Policy, guarantees: Guarante
     if barred is not None:
         return barred
     shape = key.shape
-    typed = [site for site in pool.sites if accelerator_allowed(site.key.accelerator, site.key.has_gpus, shape)]
+    sites = [site for site in pool.sites if site.key.isolated] if needs_isolation(shape, policy) else pool.sites
+    if not sites:
+        return PoolReason(pool.key, "NOT_ISOLATED", wording.UNISOLATED, pool.nodes)
+    typed = [site for site in sites if accelerator_allowed(site.key.accelerator, site.key.has_gpus, shape)]
     if not typed:
         wanted = wording.listing(shape.accelerators, "or") if shape.accelerators else "a GPU"
         message = f"none of its {wording.count(pool.nodes, 'node')} has {wanted}"

@@ -18,6 +18,7 @@ from scheduler.planning.fit import (
     accelerator_allowed,
     data_regions,
     labels_match,
+    needs_isolation,
     pool_allowed,
     region_allowed,
     replicas_when_empty,
@@ -78,8 +79,11 @@ def could_ever_fit(
     for pool in sorted(pools):
         if not pools[pool] or not region_allowed(pool.region, shape) or not pool_allowed(pool, shape):
             continue
-        missed = _miss(pool, [pools[pool][node] for node in sorted(pools[pool])], shape)
-        missed = _barred(pool, shape, policy, preemptible) or missed
+        nodes = [pools[pool][node] for node in sorted(pools[pool])]
+        apart = [node for node in nodes if node.isolated] if needs_isolation(shape, policy) else nodes
+        missed = (
+            _barred(pool, shape, policy, preemptible) or _unisolated(pool, apart, shape) or _miss(pool, apart, shape)
+        )
         if missed is None:
             return None
         misses.append(missed)
@@ -94,6 +98,7 @@ def places_for(
 ) -> list[tuple[PoolKey, str]]:
     """Where the shape could run if the nodes were empty, as in ``could_ever_fit``: pools, each with the accelerator of nodes that hold it."""
     found: set[tuple[PoolKey, str]] = set()
+    isolated = needs_isolation(shape, policy)
     for pool, nodes in pools.items():
         if not region_allowed(pool.region, shape) or not pool_allowed(pool, shape):
             continue
@@ -101,7 +106,8 @@ def places_for(
             continue
         sites: dict[SiteKey, list[NodeView]] = {}
         for node in nodes.values():
-            sites.setdefault(site_of(node), []).append(node)
+            if node.isolated or not isolated:
+                sites.setdefault(site_of(node), []).append(node)
         found.update((pool, site.accelerator) for site, alike in sites.items() if _miss(pool, alike, shape) is None)
     return sorted(found)
 
@@ -142,6 +148,14 @@ def _barred(pool: PoolKey, shape: Shape, policy: Policy, preemptible: bool) -> t
             pool, f"{asked}a spot pool, which takes preemptible jobs only"
         )
     return None
+
+
+def _unisolated(pool: PoolKey, apart: Sequence[NodeView], shape: Shape) -> tuple[_Miss, Infeasible] | None:
+    """The pool has no node on which the job's data may be; ``apart`` are those that keep jobs apart as much as it demands."""
+    if apart:
+        return None
+    message = f"no pool can hold {wording.replicas(shape.replicas, shape.request)}: the nearest is {pool}, "
+    return _Miss(5, 0, 0, Fraction(0), pool), Infeasible(pool, f"{message}but {wording.UNISOLATED}")
 
 
 def _miss(pool: PoolKey, nodes: Sequence[NodeView], shape: Shape) -> tuple[_Miss, Infeasible] | None:

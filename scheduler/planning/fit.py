@@ -1,7 +1,8 @@
 """What fits where: the hard rules, the order of preference, and the arithmetic of one replica on one node.
 
-A *site* is the part of a pool whose nodes have the same accelerator type, and either all have GPUs or none has (a pool of
-one flavour is one site). A gang stands on one site, because an allocation names one pool and one accelerator.
+A *site* is the part of a pool whose nodes have the same accelerator type, either all have GPUs or none has, and either all keep
+jobs apart or none does (a pool of one flavour is one site). A gang stands on one site, because an allocation names one pool and
+one accelerator.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class SiteKey(NamedTuple):
     pool: str
     accelerator: str
     has_gpus: bool
+    isolated: bool = False
 
     @property
     def pool_key(self) -> PoolKey:
@@ -54,7 +56,7 @@ class Rank(NamedTuple):
 
 def site_of(node: NodeView) -> SiteKey:
     """The site a node belongs to."""
-    return SiteKey(node.region, node.pool, node.accelerator, node.capacity.gpu_milli > 0)
+    return SiteKey(node.region, node.pool, node.accelerator, node.capacity.gpu_milli > 0, node.isolated)
 
 
 def region_allowed(region: str, shape: Shape) -> bool:
@@ -99,6 +101,14 @@ def trust_allowed(pool: PoolKey, shape: Shape, policy: Policy) -> bool:
     return all(data_set is None or data_set.level <= trust for data_set in found)
 
 
+def needs_isolation(shape: Shape, policy: Policy) -> bool:
+    """Whether one of the job's data sets is kept so closely that only nodes which keep jobs apart may have it."""
+    if not shape.data_sets:
+        return False
+    found = (policy.data_sets.get(name) for name in shape.data_sets)
+    return any(data_set is not None and data_set.level.needs_isolation for data_set in found)
+
+
 def site_allowed(site: SiteKey, shape: Shape, policy: Policy, preemptible: bool) -> bool:
     """Whether all rules about region, data, pool and accelerator hold."""
     regions = data_regions(shape, policy)
@@ -106,6 +116,7 @@ def site_allowed(site: SiteKey, shape: Shape, policy: Policy, preemptible: bool)
         region_allowed(site.region, shape)
         and (regions is None or site.region in regions)
         and trust_allowed(site.pool_key, shape, policy)
+        and (site.isolated or not needs_isolation(shape, policy))
         and pool_allowed(site.pool_key, shape)
         and spot_allowed(site.pool_key, policy, preemptible)
         and accelerator_allowed(site.accelerator, site.has_gpus, shape)

@@ -12,15 +12,21 @@ _NAMES = ("CPU", "memory", "GPUs")
 
 
 def warnings(
-    policy: Policy, institutions: Collection[str], pools: Mapping[str, Resources], accelerators: Collection[str]
+    policy: Policy,
+    institutions: Collection[str],
+    pools: Mapping[str, Resources],
+    accelerators: Collection[str],
+    unisolated: Collection[str] = (),
 ) -> list[str]:
     """Sentences about a policy on a platform as it is now.
 
-    ``pools``: the capacity of each pool that has nodes, by "region/pool"; ``accelerators``: the types that nodes have.
+    ``pools``: the capacity of each pool that has nodes, by "region/pool"; ``accelerators``: the types that nodes have;
+    ``unisolated``: those pools none of whose nodes keeps jobs apart.
     """
     found = [
         *_of_guarantees(policy, institutions, pools),
         *_of_places(policy, pools, accelerators),
+        *_of_trust(policy, unisolated),
         *_of_preemption(policy),
     ]
     return first_warnings(found)
@@ -71,6 +77,13 @@ def _of_places(policy: Policy, pools: Mapping[str, Resources], accelerators: Col
         for region in filter(None, link.split("/")):
             if region not in regions:
                 yield f'policy.bandwidth: region "{region}" of "{link}" has no nodes (yet).'
+
+
+def _of_trust(policy: Policy, unisolated: Collection[str]) -> Iterator[str]:
+    for pool, rules in policy.pools.items():
+        if rules.trust.needs_isolation and pool in unisolated:
+            level = rules.trust.name.lower()
+            yield f"policy.pools.{pool}.trust: none of its nodes keeps jobs apart, so {level} data does not go there."
 
 
 def _of_preemption(policy: Policy) -> Iterator[str]:

@@ -25,7 +25,7 @@ UNLIMITED = Resources(1 << 62, 1 << 62, 1 << 62)
 class NodeView:
     """A node and what is free on it. ``gpu_free`` is milli-GPUs free per GPU index.
 
-    ``schedulable``: its region's agent is connected, reports it, and it is not draining.
+    ``schedulable``: its region's agent is connected, reports it, and it is not draining. ``isolated``: it keeps jobs apart.
     """
 
     region: str
@@ -39,6 +39,7 @@ class NodeView:
     gpu_free: tuple[int, ...]
     up: bool = True
     draining: bool = False
+    isolated: bool = False
 
     @property
     def schedulable(self) -> bool:

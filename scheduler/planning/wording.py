@@ -78,6 +78,7 @@ def duration(ms: int) -> str:
 
 
 UNTRUSTED = "it is not trusted with data as closely kept as the job's"
+UNISOLATED = "none of its nodes keeps jobs apart, as the job's data demands"
 
 
 def residency(region: str, shape: Shape, policy: Policy) -> str:

@@ -282,5 +282,6 @@ def _region(region: Region, nodes: list[NodeView]) -> RegionStatus:
 def _pool(key: PoolKey, nodes: list[NodeView]) -> PoolStatus:
     capacity, allocated = _amounts(nodes)
     draining = sum(view.draining for view in nodes)
+    isolated = sum(view.isolated for view in nodes)
     accelerator = next((view.accelerator for view in nodes if view.accelerator), "")
-    return PoolStatus(key, accelerator, len(nodes), draining, capacity, allocated)
+    return PoolStatus(key, accelerator, len(nodes), draining, isolated, capacity, allocated)

@@ -119,6 +119,8 @@ def _take_nodes(state: State, region: Region, report: StateReport) -> None:
         node = Node.from_report(region.region, node_report, before)
         if before is None:
             _stay_drained(state, node, reported)
+        elif before.view.isolated and not node.view.isolated:
+            state.governance.again = True
         # From the attempts, not from what seemed free: a GPU that went away may have come back with its attempt on it.
         for launch_seq in node.attempts:
             attempt = state.attempts[launch_seq]

@@ -98,12 +98,13 @@ class RegionStatus(NamedTuple):
 
 
 class PoolStatus(NamedTuple):
-    """A pool and what is held in it."""
+    """A pool and what is held in it. ``nodes_isolated`` keep jobs apart."""
 
     key: PoolKey
     accelerator: str
     nodes: int
     nodes_draining: int
+    nodes_isolated: int
     capacity: Resources
     allocated: Resources
 

@@ -8,7 +8,7 @@ from scheduler.domain.states import AttemptOutcome, JobState
 from scheduler.governance.data import OnRevoke
 from scheduler.governance.decision import PLACE_CODES, Code, Reason
 from scheduler.planning.types import PoolKey
-from scheduler.service.granting import place_of, use_of
+from scheduler.service.granting import highest, inputs_of, place_of, use_of
 from scheduler.service.holding import hold_back, let_go
 from scheduler.service.job import Job
 from scheduler.service.state import State
@@ -19,20 +19,26 @@ GRANT = "GRANT"
 MAX_MESSAGE = 1_000
 
 
-def may_start(state: State, job: Job, pool: PoolKey) -> bool:
-    """Whether a queued job may use its data in a pool, to its end; when it may nowhere, it leaves the queue."""
+def may_start(state: State, job: Job, pool: PoolKey, nodes: Iterable[str]) -> bool:
+    """Whether a queued job may use its data on some nodes of a pool, to its end; when it may nowhere, it leaves the queue."""
     spec = job.spec
     if not spec.data_sets:
         return True
     now = state.now()
     decision = state.governance.register.decide(
-        use_of(state, spec, now, now + spec.max_runtime_ms), place_of(state, pool)
+        use_of(state, spec, now, now + spec.max_runtime_ms), place_of(state, pool, nodes)
     )
     if decision.allowed:
         return True
     if not all(each.code in PLACE_CODES for each in decision.reasons):
         hold_back(state, job, GRANT, _message(decision.reasons))
     return False
+
+
+def needs_isolation(state: State, job: Job, grant_ms: int) -> bool:
+    """Whether what was granted to an attempt then goes only where jobs are kept apart, be it withdrawn by now."""
+    level = highest(inputs_of(state, job.spec, grant_ms, state.now()))
+    return level is not None and level.needs_isolation
 
 
 def tick(state: State) -> None:
@@ -67,7 +73,9 @@ def _look_at_running(state: State, job: Job, now: int) -> None:
     attempt = job.live
     if attempt is None or attempt.stop_outcome is not None:
         return
-    place = place_of(state, PoolKey(attempt.region, attempt.pool))
+    # Of a node that has begun to let jobs reach each other, those that came later may read what this one has.
+    nodes = [replica.node_id for replica in attempt.replicas if (attempt.region, replica.node_id) in state.nodes]
+    place = place_of(state, PoolKey(attempt.region, attempt.pool), nodes)
     use, register = use_of(state, job.spec, now, now), state.governance.register
     # It goes on with the versions it was given, whatever their names stand for by now; what was registered later was not given.
     given = (register.resolve(name, attempt.grant_ms) for name in use.data_sets)
@@ -81,9 +89,9 @@ def _look_at_running(state: State, job: Job, now: int) -> None:
 
 
 def _stops(state: State, reason: Reason) -> bool:
-    """Whether a running job is stopped for it: for residency always, else as the data set says."""
+    """Whether a running job is stopped for it: for residency and missing walls always, else as the data set says."""
     data_set = state.governance.register.resolve(reason.data_set)
-    return reason.code is Code.REGION or data_set is None or data_set.on_revoke is OnRevoke.STOP
+    return reason.code in (Code.REGION, Code.ISOLATION) or data_set is None or data_set.on_revoke is OnRevoke.STOP
 
 
 def _message(reasons: Iterable[Reason]) -> str:

@@ -97,9 +97,14 @@ def use_of(state: State, spec: JobSpec, start_ms: int, end_ms: int, action: Acti
     return Use(spec.institution, spec.project, spec.purpose, names, start_ms, end_ms, action)
 
 
-def place_of(state: State, pool: PoolKey) -> Place:
-    """A pool as data is concerned."""
-    return Place(pool.region, state.policy.pools.get(str(pool), NO_POOL_POLICY).trust)
+def place_of(state: State, pool: PoolKey, nodes: Iterable[str] | None = None) -> Place:
+    """A pool as data is concerned, or some of its nodes by their ids, all of them together."""
+    if nodes is None:
+        known = state.pools.get(pool, {}).values()
+        isolated = not known or any(node.isolated for node in known)
+    else:
+        isolated = all(state.nodes[pool.region, node].view.isolated for node in nodes)
+    return Place(pool.region, state.policy.pools.get(str(pool), NO_POOL_POLICY).trust, isolated)
 
 
 # --- outputs ------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field, replace
 
 from scheduler.domain.agent import AttemptRef, AttemptUsage, Finished, NodeReport, ReplicaPlacement
+from scheduler.domain.isolation import is_enforced
 from scheduler.domain.records import (
     AttemptRecord,
     NodeRecord,
@@ -228,6 +229,7 @@ class Node:
     @staticmethod
     def from_record(record: NodeRecord) -> Node:
         """The live object of a stored row, with nothing held on it yet."""
+        labels = tuple(sorted(json.loads(record.labels).items()))
         capacity = Resources(record.cpu_milli, record.memory_mib, record.gpu_milli)
         return Node(
             NodeView(
@@ -236,12 +238,13 @@ class Node:
                 name=record.name,
                 pool=record.pool,
                 accelerator=record.accelerator,
-                labels=tuple(sorted(json.loads(record.labels).items())),
+                labels=labels,
                 capacity=capacity,
                 free=capacity,
                 gpu_free=(GPU_UNIT,) * (capacity.gpu_milli // GPU_UNIT),
                 up=bool(record.up),
                 draining=bool(record.draining),
+                isolated=is_enforced(labels),
             )
         )
 
@@ -271,6 +274,7 @@ class Node:
             gpu_free=(GPU_UNIT,) * (report.capacity.gpu_milli // GPU_UNIT),
             up=True,
             draining=before.view.draining if before else False,
+            isolated=is_enforced(report.labels),
         )
         return Node(view, before.attempts if before else set())
 

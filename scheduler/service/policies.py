@@ -73,4 +73,5 @@ def warnings_of(state: State, draft: PolicyDraft) -> list[str]:
             total = total.plus(node.capacity)
         pools[str(key)] = total
     accelerators = {node.accelerator for nodes in state.pools.values() for node in nodes.values()}
-    return warnings(draft.text.policy, state.institutions, pools, accelerators)
+    unisolated = {str(key) for key, nodes in state.pools.items() if not any(node.isolated for node in nodes.values())}
+    return warnings(draft.text.policy, state.institutions, pools, accelerators, unisolated)

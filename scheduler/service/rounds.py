@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from scheduler.domain.agent import Launch
 from scheduler.domain.states import AttemptOutcome, JobState
 from scheduler.metering.prices import Place
@@ -45,7 +47,8 @@ def _apply(state: State, start: Start) -> bool:
     place = state.jobs_by_no.get(start.job_no)
     if place is None or place not in state.queue or not _still_fits(state, place, start):
         return False
-    if not _may_start(state, place, PoolKey(start.region, start.pool), start.accelerator):
+    nodes = [replica.node_id for replica in start.replicas]
+    if not _may_start(state, place, PoolKey(start.region, start.pool), nodes, start.accelerator):
         return False
     job = _next_task(state, place) if place.array_size else place
     state.counters.launch_seq += 1
@@ -93,9 +96,9 @@ def _still_fits(state: State, job: Job, start: Start) -> bool:
     return fits
 
 
-def _may_start(state: State, job: Job, pool: PoolKey, accelerator: str) -> bool:
+def _may_start(state: State, job: Job, pool: PoolKey, nodes: Iterable[str], accelerator: str) -> bool:
     """Whether the job may use its data there and its budgets cover it; when not, it may have left the queue."""
-    return governing.may_start(state, job, pool) and _is_covered(state, job, pool, accelerator)
+    return governing.may_start(state, job, pool, nodes) and _is_covered(state, job, pool, accelerator)
 
 
 def _is_covered(state: State, job: Job, pool: PoolKey, accelerator: str) -> bool:
@@ -148,7 +151,8 @@ def evict(state: State, eviction: Eviction) -> None:
     job = attempt.job
     if job.job_no != eviction.job_no or not job.spec.preemptible:
         return
-    if not _may_start(state, wanted_by, PoolKey(attempt.region, attempt.pool), attempt.accelerator):
+    nodes = [replica.node_id for replica in attempt.replicas]
+    if not _may_start(state, wanted_by, PoolKey(attempt.region, attempt.pool), nodes, attempt.accelerator):
         # Nobody is stopped for a job that could not start then.
         return
     institution = job.spec.institution
@@ -193,5 +197,6 @@ def send_launch(state: State, attempt: Attempt) -> None:
             checkpoint=job.checkpoint,
             array_index=job.array_index,
             array_size=job.array.array_size if job.array else 0,
+            isolated=governing.needs_isolation(state, job, attempt.grant_ms),
         ),
     )

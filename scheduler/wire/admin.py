@@ -210,6 +210,7 @@ def pool_to_proto(status: PoolStatus) -> admin_pb2.Pool:
         accelerator=status.accelerator,
         nodes=status.nodes,
         nodes_draining=status.nodes_draining,
+        nodes_isolated=status.nodes_isolated,
         capacity=resources_to_proto(status.capacity),
         allocated=resources_to_proto(status.allocated),
     )

@@ -194,6 +194,7 @@ def _fill_launch(message: regions_pb2.Launch, launch: Launch, codec: SpecCodec) 
             checkpoint=launch.checkpoint,
             array_index=launch.array_index,
             array_size=launch.array_size,
+            isolated=launch.isolated,
         )
     )
     message.spec.CopyFrom(codec.message(launch.spec.encoded))

@@ -34,6 +34,7 @@ _POOL_COLUMNS: list[Column[admin_pb2.Pool]] = [
     Column("POOL", lambda p: f"{p.region}/{p.id}", whole=True),
     Column("NODES", lambda p: str(p.nodes), right=True),
     Column("DRAINING", lambda p: str(p.nodes_draining), right=True),
+    Column("ISOLATED", lambda p: str(p.nodes_isolated), right=True),
     Column("CPU", lambda p: human.share(p.allocated.cpu_milli, p.capacity.cpu_milli, human.cpus), right=True),
     Column("MEMORY", lambda p: human.share(p.allocated.memory_mib, p.capacity.memory_mib, human.memory), right=True),
     Column(_GPU, lambda p: human.share(p.allocated.gpu_milli, p.capacity.gpu_milli, human.cpus), right=True),

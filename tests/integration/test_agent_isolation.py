@@ -128,5 +128,11 @@ async def test_a_launch_carries_what_the_pool_declares_and_a_weak_tier_is_seen(
     async with asyncio.timeout(20):
         launched = await gateway.launched.get()
     assert launched.isolation == Isolation(Tier(tier), Network.NONE, processes=99)
+    assert not launched.isolated
+    sensitive = launch("other", ["n1"], [sys.executable], 2)
+    sensitive.isolated = True
+    control.say(launch=sensitive)
+    async with asyncio.timeout(20):
+        assert (await gateway.launched.get()).isolated
     agent.stop(False)
     await running

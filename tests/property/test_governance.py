@@ -94,6 +94,7 @@ def reference(
             "PURPOSE_NOT_ALLOWED": not data_set.purposes or use.purpose in data_set.purposes,
             "REGION_NOT_ALLOWED": place is None or not where or place.region in where,
             "POOL_TIER_TOO_LOW": place is None or place.tier >= data_set.classification,
+            "ISOLATION_NOT_ENFORCED": place is None or place.isolated or data_set.classification != 4,
         }
         found |= {(name, code, "") for code, met in rules.items() if not met}
         if data_set.classification is Classification.PUBLIC:
@@ -132,7 +133,7 @@ def test_every_reason_is_given_and_no_other(data: st.DataObject) -> None:
         end_ms=start_ms + data.draw(st.integers(0, 3)),
         action=data.draw(st.sampled_from(Action)),
     )
-    place = data.draw(st.none() | st.builds(Place, REGIONS, st.sampled_from(Classification)))
+    place = data.draw(st.none() | st.builds(Place, REGIONS, st.sampled_from(Classification), st.booleans()))
 
     decision = decide(use, place, known, grants)
 

@@ -35,6 +35,7 @@ from scheduler.api.serving import DEFAULT_LIMITS, ApiServer
 from scheduler.api.tls import Tls
 from scheduler.audit_key import AuditKey
 from scheduler.catalog.catalogue import Catalogue
+from scheduler.domain.isolation import ISOLATION_LABEL
 from scheduler.domain.records import InstitutionRecord, ProjectRecord, UserRecord
 from scheduler.governance.limits import Limits
 from scheduler.identity.issuers import NO_OIDC, Oidc
@@ -253,6 +254,7 @@ class Agent:
             name="node-one",
             pool="cpu",
             capacity=common_pb2.Resources(cpu_milli=8000, memory_mib=32768),
+            labels={ISOLATION_LABEL: "sandbox"},
         )
         state = regions_pb2.StateReport(
             report_seq=self._report, event_seq=self._seq, nodes=[node], attempts=self._launched

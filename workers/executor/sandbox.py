@@ -133,6 +133,8 @@ class Sandbox:
         tier = tier_on(isolation, self.problem)
         if tier is None:
             return f"the pool's jobs must run in a sandbox, and this node has none: {self.problem}"
+        if tier is Tier.PROCESS and launch.isolated:
+            return "the job's data may only be where jobs are kept apart, and this node's jobs run without a sandbox"
         if tier is Tier.SANDBOX and isolation.network is Network.NONE and launch.world_size > 1:
             return "the pool gives its jobs no network, which the ranks of a gang need to meet"
         return None

@@ -123,6 +123,8 @@ class Launch:
     keep: Keep = dataclasses.field(default_factory=Keep)
     isolation: Isolation = TRUSTED
     """What the job's pool declares."""
+    isolated: bool = False
+    """Whatever that is: refused where jobs are not kept apart."""
 
     @property
     def key(self) -> AttemptKey:

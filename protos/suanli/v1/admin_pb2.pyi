@@ -416,11 +416,14 @@ class Pool(_message.Message):
     NODES_DRAINING_FIELD_NUMBER: _builtins.int
     CAPACITY_FIELD_NUMBER: _builtins.int
     ALLOCATED_FIELD_NUMBER: _builtins.int
+    NODES_ISOLATED_FIELD_NUMBER: _builtins.int
     region: _builtins.str
     id: _builtins.str
     accelerator: _builtins.str
     nodes: _builtins.int
     nodes_draining: _builtins.int
+    nodes_isolated: _builtins.int
+    """Nodes that keep jobs apart: tiers "sandbox" and "pod". Sensitive data goes to these alone."""
     @_builtins.property
     def capacity(self) -> _common_pb2.Resources: ...
     @_builtins.property
@@ -435,10 +438,11 @@ class Pool(_message.Message):
         nodes_draining: _builtins.int = ...,
         capacity: _common_pb2.Resources | None = ...,
         allocated: _common_pb2.Resources | None = ...,
+        nodes_isolated: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["allocated", b"allocated", "capacity", b"capacity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "allocated", b"allocated", "capacity", b"capacity", "id", b"id", "nodes", b"nodes", "nodes_draining", b"nodes_draining", "region", b"region"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "allocated", b"allocated", "capacity", b"capacity", "id", b"id", "nodes", b"nodes", "nodes_draining", b"nodes_draining", "nodes_isolated", b"nodes_isolated", "region", b"region"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

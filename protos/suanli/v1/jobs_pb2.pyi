@@ -1303,8 +1303,8 @@ class PoolExplanation(_message.Message):
     """"region/pool"."""
     code: _builtins.str
     """"FITS", "RESERVED" (it has room, which is kept for another job), "BUSY", "BORROWING", "GANG_DOES_NOT_FIT", "TOPOLOGY", "DRAINING",
-    "REGION_OFFLINE", "SPOT", "TOO_SMALL", "DATA_RESIDENCY", "SELECTOR_MISMATCH", "ACCELERATOR_MISMATCH", "POOL_NOT_ALLOWED",
-    "REGION_NOT_ALLOWED".
+    "REGION_OFFLINE", "SPOT", "TOO_SMALL", "DATA_RESIDENCY", "NOT_ISOLATED" (no node keeps jobs apart), "SELECTOR_MISMATCH",
+    "ACCELERATOR_MISMATCH", "POOL_NOT_ALLOWED", "REGION_NOT_ALLOWED".
     """
     message: _builtins.str
     nodes_total: _builtins.int
@@ -1367,8 +1367,8 @@ class Blocker(_message.Message):
     code: _builtins.str
     """"QUOTA" (of its institution or project), "BORROWING" (guarantees of quota), "FIT" (no pool has room), "FAIR_SHARE" (tenants that hold
     less of their share go first), "PRIORITY" (others of its tenant go first), "RESERVATION" (room is kept for another job),
-    "PREEMPTING" (others are being stopped for it), "DATA_RESIDENCY", "SPOT" (pools that take preemptible jobs only), "TOPOLOGY" (no rack,
-    zone or node holds all replicas), "DEPENDENCY", "BACKOFF", "ARRAY_LIMIT".
+    "PREEMPTING" (others are being stopped for it), "DATA_RESIDENCY", "NOT_ISOLATED" (sensitive data, and no node keeps jobs apart), "SPOT"
+    (pools that take preemptible jobs only), "TOPOLOGY" (no rack, zone or node holds all replicas), "DEPENDENCY", "BACKOFF", "ARRAY_LIMIT".
     """
     message: _builtins.str
     job_id: _builtins.str

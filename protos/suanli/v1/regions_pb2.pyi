@@ -723,6 +723,7 @@ class Launch(_message.Message):
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     ARRAY_INDEX_FIELD_NUMBER: _builtins.int
     ARRAY_SIZE_FIELD_NUMBER: _builtins.int
+    ISOLATED_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     attempt: _builtins.int
     lease_epoch: _builtins.int
@@ -737,6 +738,8 @@ class Launch(_message.Message):
     array_index: _builtins.int
     """For a task of an array."""
     array_size: _builtins.int
+    isolated: _builtins.bool
+    """Its data is sensitive: start it only in the tiers "sandbox" and "pod" (label suanli.io/isolation), whatever the pool allows."""
     @_builtins.property
     def spec(self) -> _jobs_pb2.JobSpec:
         """As submitted, all defaults filled in."""
@@ -765,10 +768,11 @@ class Launch(_message.Message):
         checkpoint: _builtins.str = ...,
         array_index: _builtins.int = ...,
         array_size: _builtins.int = ...,
+        isolated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "argv", b"argv", "array_index", b"array_index", "array_size", b"array_size", "attempt", b"attempt", "checkpoint", b"checkpoint", "job_id", b"job_id", "launch_seq", b"launch_seq", "lease_epoch", b"lease_epoch", "parameters_json", b"parameters_json", "pool", b"pool", "replicas", b"replicas", "spec", b"spec", "user", b"user", "working_folder", b"working_folder"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "argv", b"argv", "array_index", b"array_index", "array_size", b"array_size", "attempt", b"attempt", "checkpoint", b"checkpoint", "isolated", b"isolated", "job_id", b"job_id", "launch_seq", b"launch_seq", "lease_epoch", b"lease_epoch", "parameters_json", b"parameters_json", "pool", b"pool", "replicas", b"replicas", "spec", b"spec", "user", b"user", "working_folder", b"working_folder"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

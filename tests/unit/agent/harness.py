@@ -113,6 +113,12 @@ def exited(
     return ex.Exited(job_id=job, attempt=attempt, rank=rank, reason=reason, exit_code=code, **fields)  # type: ignore[arg-type]
 
 
+def info(
+    rank: int = 0, state: ex.AttemptState = ex.AttemptState.RUNNING, ended: ex.Exited | None = None
+) -> ex.AttemptInfo:
+    return ex.AttemptInfo("j1", 1, rank, state, 9, WALL, ex.Usage(), ended)
+
+
 class Rig:
     """Feeds a core, keeps its effects, and stands for the control plane's acknowledgements."""
 

@@ -17,11 +17,6 @@ SUCCEEDED, NODE_LOST = 1, 6
 
 
 @pytest.fixture
-def rig() -> Rig:
-    return Rig().ready()
-
-
-@pytest.fixture
 def gang(rig: Rig) -> Rig:
     rig.say(launch=launch(nodes=NODES))
     rig.feed(PortAllocated("j1", 1, 29500))

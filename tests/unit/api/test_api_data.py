@@ -368,6 +368,25 @@ async def test_results_and_logs_of_sensitive_data_need_a_grant_to_export(api: Ap
     assert await reasons("ada", job_id) == ["RESULTS_NOT_EXPORTABLE"] * 2
 
 
+async def test_who_follows_a_log_loses_it_with_the_grant_to_export(api: Api, agent: Agent) -> None:
+    await put(api, on_revoke=data_pb2.ON_REVOKE_FINISH)
+    read, export = await ask(api), await ask(api, actions=[EXPORT])
+    await decide(api, "sam", read.id)
+    await decide(api, "sam", export.id)
+    job_id = await api["ada"].submit(data_sets=["census"], purpose="thesis")
+    await agent.started(await agent.launch())
+    stdout = jobs_pb2.LOG_STREAM_STDOUT
+    log = api["ada"].jobs.TailLogs(jobs_pb2.TailLogsRequest(job_id=job_id, stream=stdout, follow=True))
+    request = (await agent.take("log_request")).log_request
+    await agent.log(request, 0, b"before")
+    assert (await log.read()).data == b"before"
+    await api["sam"].data.RevokeGrant(data_pb2.RevokeGrantRequest(id=export.id, reason="over"))
+    await agent.log(request, 6, b"after")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await log.read()
+    assert info_of(caught.value).reason == "RESULTS_NOT_EXPORTABLE"
+
+
 async def test_lineage_tells_what_a_job_read_and_made(api: Api, agent: Agent) -> None:
     await put(api, content_hash=DIGEST)
     await decide(api, "sam", (await ask(api)).id)

@@ -74,6 +74,7 @@ def _gauges() -> Iterator[Series]:
     yield "suanli_region_active_attempts", "gauge", "", [('region="east"', 12, 0), ('region="west"', 3, 0)]
     yield "suanli_pool_nodes", "gauge", "", [(place, 4, 0) for place in _PLACES]
     yield "suanli_pool_nodes_draining", "gauge", "", [(place, 1, 0) for place in _PLACES]
+    yield "suanli_pool_nodes_unisolated", "gauge", "", [(place, 2, 0) for place in _PLACES]
     for name, part in (("capacity", 1.0), ("allocated", 0.5)):
         amounts = [(f'{place},resource="{r}"', part * n, 0.0) for place in _PLACES for r, n in _AMOUNTS.items()]
         yield f"suanli_pool_{name}", "gauge", "", amounts

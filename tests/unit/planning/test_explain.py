@@ -236,7 +236,29 @@ def test_data_goes_only_into_pools_that_are_trusted_with_it():
     assert isinstance(found, Infeasible)
     assert "not trusted" in found.message
     trusted = {"east/cpu": PoolPolicy(trust=Classification.SENSITIVE)}
-    assert told(world, job, data_sets=census, pools=trusted).code == "NEXT"
+    assert told(world, job, data_sets=census, pools=trusted).code == "NOT_ISOLATED"
+
+
+def test_sensitive_data_goes_only_to_nodes_that_keep_jobs_apart():
+    census = {"census": DataSet(1, level=Classification.SENSITIVE)}
+    trusted = {"east/cpu": PoolPolicy(trust=Classification.SENSITIVE)}
+    policy = Policy(data_sets=census, pools=trusted)
+    open_world = World([node("n1")])
+    (job,) = open_world.add("a", shape(data_sets=("census",)))
+    answer = told(open_world, job, data_sets=census, pools=trusted)
+    assert answer.code == "NOT_ISOLATED"
+    assert answer.message.endswith("east/cpu: none of its nodes keeps jobs apart, as the job's data demands")
+    found = could_ever_fit(open_world.snapshot().pools, shape(data_sets=("census",)), policy)
+    assert isinstance(found, Infeasible)
+    assert "keeps jobs apart" in found.message
+    # A roomier node beside it does not help; only the walled one counts.
+    world = World([node("n1", cpu=64_000), node("n2", cpu=2_000, isolated=True)])
+    (small,) = world.add("a", shape(cpu=2_000, data_sets=("census",)))
+    assert told(world, small, data_sets=census, pools=trusted).code == "NEXT"
+    found = could_ever_fit(world.snapshot().pools, shape(cpu=4_000, data_sets=("census",)), policy)
+    assert isinstance(found, Infeasible)
+    assert found.lacking == {"cpu": 2_000}
+    assert could_ever_fit(world.snapshot().pools, shape(cpu=4_000), policy) is None
 
 
 def test_no_rack_holds_all_replicas():

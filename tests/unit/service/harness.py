@@ -22,6 +22,7 @@ from scheduler.domain.agent import (
     StateReport,
     Stop,
 )
+from scheduler.domain.isolation import ISOLATION_LABEL
 from scheduler.domain.records import EventRecord, InstitutionRecord, JobRecord, LedgerRecord, QuotaRecord
 from scheduler.domain.resources import Resources
 from scheduler.domain.spec import JobSpec
@@ -77,8 +78,12 @@ class CountedIds:
         return self._count.to_bytes(size_bytes, "big")
 
 
-def node(node_id: str, capacity: Resources = EIGHT_CORES, pool: str = "cpu", accelerator: str = "") -> NodeReport:
-    return NodeReport(node_id, node_id, pool, accelerator, capacity)
+def node(
+    node_id: str, capacity: Resources = EIGHT_CORES, pool: str = "cpu", accelerator: str = "", tier: str = ""
+) -> NodeReport:
+    """A node; ``tier`` is what its agent says of isolation."""
+    labels = ((ISOLATION_LABEL, tier),) if tier else ()
+    return NodeReport(node_id, node_id, pool, accelerator, capacity, labels)
 
 
 CODEC = SpecCodec(NoAlgorithms())

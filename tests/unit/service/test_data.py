@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from scheduler.domain.agent import Launch
 from scheduler.domain.classification import Classification
 from scheduler.domain.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, SuanliError
 from scheduler.domain.states import AttemptOutcome, JobState
@@ -16,7 +17,8 @@ from scheduler.planning.policy import DataSet as PolicyDataSet
 from scheduler.planning.policy import Policy, PoolPolicy
 from scheduler.planning.types import PoolKey
 from scheduler.service import granting, registering, rounds
-from tests.unit.service.harness import T0_MS, Site, launches, node, spec, stops
+from scheduler.service.model import Attempt
+from tests.unit.service.harness import T0_MS, Site, launches, node, only, spec, stops
 from tests.unit.service.stewards import READ, Stewards
 
 HOUR_MS = 3_600_000
@@ -28,6 +30,12 @@ PREEMPTED = AttemptOutcome.PREEMPTED
 @pytest.fixture
 def stewards(site: Site) -> Stewards:
     return Stewards(site)
+
+
+def live(site: Site, job_id: str) -> Attempt:
+    attempt = site.engine.state.jobs[job_id].live
+    assert attempt is not None
+    return attempt
 
 
 def refusal(work: Callable[[], object]) -> SuanliError:
@@ -187,8 +195,8 @@ def test_the_applier_refuses_what_planning_should_not_have_placed(site: Site, st
     assert site.job(job_id).region == "west"
     state = site.engine.state
     job = state.jobs[job_id]
-    assert not rounds._may_start(state, job, PoolKey("east", "cpu"), "")
-    assert rounds._may_start(state, job, PoolKey("west", "cpu"), "")
+    assert not rounds._may_start(state, job, PoolKey("east", "cpu"), ["n1"], "")
+    assert rounds._may_start(state, job, PoolKey("west", "cpu"), ["w1"], "")
 
 
 # --- residency and trust ----------------------------------------------------------------------------------------------
@@ -214,7 +222,7 @@ def test_jobs_go_where_a_copy_lies(site: Site, stewards: Stewards) -> None:
 
 
 def test_sensitive_data_goes_only_into_pools_that_are_trusted_with_it() -> None:
-    site = Site()
+    site = Site(nodes=[node("e1", tier="sandbox")])
     stewards = Stewards(site)
     stewards.put(classification=Classification.SENSITIVE)
     stewards.grant()
@@ -228,6 +236,63 @@ def test_sensitive_data_goes_only_into_pools_that_are_trusted_with_it() -> None:
     # What is not trusted any more loses what is running there.
     site.engine.state.use_policy(Policy())
     assert stops(site.wait(1_000)) == [(job_id, PREEMPTED)]
+
+
+SENSITIVE = Classification.SENSITIVE
+TRUSTED = Policy(pools={"east/cpu": PoolPolicy(trust=SENSITIVE)})
+
+
+@pytest.mark.parametrize("tier", ["process", "auto", ""])
+def test_sensitive_data_does_not_go_where_jobs_are_not_kept_apart(tier: str) -> None:
+    site = Site(policy=TRUSTED, nodes=[node("e1", tier=tier)])
+    stewards = Stewards(site)
+    stewards.put(classification=SENSITIVE)
+    stewards.put("scores", classification=Classification.RESTRICTED)
+    stewards.grant()
+    stewards.grant("scores")
+    error = refusal(lambda: site.submit_one(**USE))
+    assert error.metadata["reasons"] == "census:ISOLATION_NOT_ENFORCED"
+    assert "the nodes do not keep jobs apart" in str(error)
+    assert site.state(site.submit_one(**USE | {"data_sets": ["scores"]})) is JobState.STARTING
+
+
+@pytest.mark.parametrize("tier", ["sandbox", "pod"])
+def test_of_a_mixed_pool_it_has_the_nodes_that_keep_jobs_apart(tier: str) -> None:
+    site = Site(policy=TRUSTED, nodes=[node("e1"), node("e2", tier=tier), node("e3", tier="process")])
+    stewards = Stewards(site)
+    stewards.put(classification=SENSITIVE)
+    stewards.grant()
+    ids = [site.submit_one(cpu=4_000, **USE) for _ in range(3)]
+    assert [site.state(job_id) for job_id in ids] == [JobState.STARTING] * 2 + [JobState.QUEUED]
+    assert {replica.node_id for job_id in ids[:2] for replica in live(site, job_id).replicas} == {"e2"}
+    state = site.engine.state
+    waiting = state.jobs[ids[2]]
+    assert not rounds._may_start(state, waiting, PoolKey("east", "cpu"), ["e1"], "")
+    assert not rounds._may_start(state, waiting, PoolKey("east", "cpu"), ["e2", "e3"], "")
+    assert rounds._may_start(state, waiting, PoolKey("east", "cpu"), ["e2"], "")
+
+
+def test_the_agent_is_told_so_for_as_long_as_the_attempt_lives() -> None:
+    site = Site(policy=TRUSTED, nodes=[node("e1", tier="sandbox")])
+    stewards = Stewards(site)
+    stewards.put(classification=SENSITIVE, on_revoke=OnRevoke.FINISH)
+    stewards.grant()
+    plain, job_id = site.submit_one(), site.submit_one(**USE)
+    stewards.withdraw()
+    site.east.held.clear()
+    told = {each.ref.job_id: each.isolated for each in only(Launch, site.east.connect())}
+    assert told == {plain: False, job_id: True}
+
+
+def test_a_node_that_lets_jobs_reach_each_other_from_now_on_loses_it() -> None:
+    site = Site(policy=TRUSTED, nodes=[node("e1", tier="sandbox")])
+    stewards = Stewards(site)
+    stewards.put(classification=SENSITIVE, on_revoke=OnRevoke.FINISH)
+    stewards.grant()
+    job_id, plain = site.running(**USE), site.running()
+    site.east.nodes = [node("e1", tier="process")]
+    assert stops(site.wait(1_000)) == [(job_id, PREEMPTED)]
+    assert site.state(plain) is JobState.RUNNING
 
 
 def test_a_region_that_is_no_longer_allowed_loses_even_what_may_finish(site: Site, stewards: Stewards) -> None:
