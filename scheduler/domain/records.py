@@ -1,8 +1,7 @@
 """The rows the store keeps, as plain immutable tuples of strings, integers and bytes.
 
-They are the border between the service and the store: the service makes them, the store writes and returns them, and
-neither knows more of the other. Field names are the column names. Instants are milliseconds since 1970 UTC; 0 means "not
-yet". ``*_seq`` numbers are given by the service, rise and are never used again.
+They are the border between the service and the store: the service makes them, the store writes and returns them, and neither knows more
+of the other. Field names are the column names. Instants are ms since 1970 UTC; 0: "not yet". ``*_seq`` numbers rise and are given once.
 """
 
 from __future__ import annotations
@@ -57,13 +56,12 @@ class JobRecord(NamedTuple):
 class AttemptRecord(NamedTuple):
     """One try at running a job, and its allocation.
 
-    ``state`` is an ``AttemptState``, ``outcome`` an ``AttemptOutcome`` or 0. ``placement`` is canonical JSON: a list, by
-    rank, of [node id, [gpu indexes]]. ``cpu_milli``, ``memory_mib``, ``gpu_milli`` are those of the whole gang. ``end_ms`` is
-    when the allocation was released. ``stop_outcome`` is the outcome asked for when a stop was ordered, else 0. ``logs`` is
-    the manifest of the logs of all ranks, empty until the end and when there is none. ``saved_ms`` is when its newest checkpoint was
-    kept, 0 without one. ``cpu_used_ms`` and the three like it are what its processes used so far. Up to ``metered_ms``, in
-    ``metered_segments`` segments, its allocation is in the ledger (0: none of it is), with ``metered_cpu_used_ms`` and
-    ``metered_gpu_used_milli_ms`` of what was used.
+    ``state`` is an ``AttemptState``, ``outcome`` an ``AttemptOutcome`` or 0. ``placement`` is canonical JSON: a list, by rank, of [node
+    id, [gpu indexes]]. ``cpu_milli``, ``memory_mib``, ``gpu_milli`` are those of the whole gang. ``end_ms`` is when the allocation was
+    released. ``stop_outcome`` is the outcome asked for when a stop was ordered, else 0. ``logs`` is the manifest of the logs of all
+    ranks, empty until the end and when there is none. ``saved_ms`` is when its newest checkpoint was kept, 0 without one. ``cpu_used_ms``
+    and the three like it are what its processes used so far. Up to ``metered_ms``, in ``metered_segments`` segments, its allocation is in
+    the ledger (0: none of it is), with ``metered_cpu_used_ms`` and ``metered_gpu_used_milli_ms`` of what was used.
     """
 
     job_no: int
