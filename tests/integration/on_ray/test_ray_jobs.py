@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.integration import executor_tools
-from tests.integration.executor_tools import IsolatingExecutor, Run, config
+from tests.integration.executor_tools import IsolatingExecutor, Run, config, eventually
 from workers.executor import procfs
 from workers.executor.isolation import Isolation, Tier
 from workers.executor.types import Exited, ExitReason, Launch, RayCluster, Started, Stream
@@ -233,4 +233,5 @@ async def test_a_command_that_is_not_there_is_said_as_for_any_job(site: Site, ti
         "the node has no command 'no-such-command' in the job's PATH",
     )
     assert not any(isinstance(event, Started) for event in site.run.events)
+    await eventually(lambda: os.listdir(site.folder / "node/attempts") == [], "its folder, with the token, is removed")
     site.nothing_is_left()

@@ -224,3 +224,12 @@ def test_no_key_and_a_wrong_key(platform: Platform) -> None:
     assert platform.run("whoami", user="anonymous", code=4).stdout == ""
     assert invoke("--address", platform.address, "--api-key", "suanli_no_key", "whoami").exit_code == 4
     assert platform.run("health", user="anonymous").stdout == "SERVING\n"
+
+
+def test_a_ray_job_is_asked_for_and_shown(platform: Platform) -> None:
+    job = platform.submit("--ray", "--ray-object-store", "512MiB", "--memory", "2GiB", "--replicas", "2", "--", "true")
+    assert platform.data("show", job)["spec"]["ray"] == {"object_store_mib": 512}
+    assert "its own, 2 nodes, object store 512 MiB" in platform.run("show", job).stdout
+    assert "Ray cluster" not in platform.run("show", platform.submit("--", "true")).stdout
+    refused = platform.run("submit", "--ray", "--memory", "512MiB", "--", "true", code=2)
+    assert "memory: 512 MiB are too few for a Ray cluster" in refused.stderr
