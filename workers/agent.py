@@ -353,11 +353,21 @@ async def serve(config: AgentConfig, stop_jobs_on_exit: bool, open_gateway: Open
         config.ready_file.unlink(missing_ok=True)
     spool = SqliteSpool(config.state_dir / "spool.db")
     try:
-        agent = Agent(config, spool, open_gateway)
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, agent.stop, stop_jobs_on_exit)
-        loop.add_signal_handler(signal.SIGUSR1, agent.stop, True)
+
+        def take_signals() -> None:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, agent.stop, stop_jobs_on_exit)
+            loop.add_signal_handler(signal.SIGUSR1, agent.stop, True)
+
+        async def open_and_take_signals(config: AgentConfig, artifacts_url: str) -> NodeGateway:
+            gateway = await open_gateway(config, artifacts_url)
+            # Ray has put a handler of its own before ours, which aborts the process three seconds after a SIGTERM.
+            take_signals()
+            return gateway
+
+        agent = Agent(config, spool, open_and_take_signals)
+        take_signals()
         await agent.run()
     finally:
         spool.close()

@@ -122,6 +122,7 @@ def test_a_launch_carries_all_that_the_agent_needs(codec: SpecCodec) -> None:
         "ck",
         5,
         6,
+        isolated=True,
     )
     wire = command_to_proto(launch, codec).launch
     assert {f.name for f in wire.DESCRIPTOR.fields} - {f.name for f, _ in wire.ListFields()} == {"parameters_json"}
