@@ -39,6 +39,7 @@ class RayTokens:
 def load_tokens(state_dir: Path) -> RayTokens:
     """The tokens of this agent. The secret is made at the first start, readable by the agent's user only; raises OSError."""
     path = state_dir / SECRET_FILE
+    state_dir.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         # Whole or not at all: a second agent that starts beside this one must not find half of it.
         scratch = state_dir / f"{SECRET_FILE}.{os.getpid()}"

@@ -125,7 +125,7 @@ class _Keyed:
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self._stub, name)
 
-        def call(*arguments: Any, timeout: float = DEADLINE_S) -> Any:
+        def call(*arguments: Any, timeout: float | None = DEADLINE_S) -> Any:
             return method(*arguments, metadata=self._metadata, timeout=timeout)
 
         return call
@@ -218,6 +218,9 @@ async def _people(api: Api) -> None:
 class Agent:
     """A region's agent, driven by a test: nodes with room, and whatever the test has it say."""
 
+    stays_s: float | None = 60.0
+    """How long its stream lasts at most; None: for ever."""
+
     def __init__(self, api: Api, region: str = "east") -> None:
         self._api = api
         self.region = region
@@ -235,7 +238,7 @@ class Agent:
         self._api.clients[f"agent-{self.region}-{id(self)}"] = self.client
 
     async def connect(self, boot: str = "boot-1") -> None:
-        self.call = self.client.regions.Connect(timeout=60)
+        self.call = self.client.regions.Connect(timeout=self.stays_s)
         hello = regions_pb2.Hello(
             region=self.region, boot_id=boot, spool_id=f"spool-{boot}", protocol_version=1, software_version="test"
         )

@@ -30,6 +30,8 @@ BEAT_S = 3.0
 class Player(Agent):
     """Starts every launch at once and ends it as its command says."""
 
+    stays_s = None
+
     def __init__(self, api: Api) -> None:
         super().__init__(api)
         self._logs: dict[tuple[str, int], dict[int, bytes]] = {}
@@ -129,6 +131,9 @@ async def _serve(folder: Path) -> None:
         print(json.dumps({"address": api.address, "keys": keys}), flush=True)
         ended = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
         await asyncio.wait([playing, asyncio.ensure_future(ended)], return_when=asyncio.FIRST_COMPLETED)
+        if playing.done():
+            # It is to last as long as its standard input does; the log then says why it did not.
+            raise RuntimeError(f"the agent's stream has ended: {playing.exception() or player.call.details()}")
         for task in (playing, beating):
             task.cancel()
 
