@@ -380,6 +380,7 @@ async def fill(api: Api) -> Agent:
     wanted = budget(INSTITUTIONS[Whose.FOREIGN])
     wanted.validate_only = False
     await api["op"].usage.PutBudget(wanted)
+    await api["bob"].upload(b"x")
     return agent
 
 
