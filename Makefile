@@ -18,10 +18,10 @@ FUZZ_SECONDS ?= 60
 # Seeds that `make soak` runs the simulation with.
 SEEDS ?= 5000
 
-# Tests that start real Ray clusters or load the machine run one after another; all the others in parallel.
-SERIAL_TESTS := tests/integration/on_ray tests/e2e
+# Tests that start real Ray clusters or whole platforms come after all others, a file of them at a time.
+HEAVY_TESTS := tests/integration/on_ray tests/e2e
 SOAK_TESTS := $(wildcard tests/soak)
-PARALLEL_IGNORES := $(addprefix --ignore=,$(SERIAL_TESTS) $(SOAK_TESTS))
+LIGHT_IGNORES := $(addprefix --ignore=,$(HEAVY_TESTS) $(SOAK_TESTS))
 # An empty selection (pytest's status 5) is a success only when ARGS narrowed it.
 NONE_SELECTED = $(if $(strip $(ARGS)),{ status=$$?; [ $$status -eq 5 ] || exit $$status; },exit $$?)
 
@@ -40,8 +40,8 @@ demo: $(STAMP) ## Two institutions, two regions, real data: run the demonstratio
 	$(BIN)/suanli demo
 
 test: $(STAMP) ## Run every test (JOBS=2 ARGS="-k name")
-	$(PYTHON_RUN) -m pytest -q -n $(JOBS) --dist worksteal $(PARALLEL_IGNORES) tests $(ARGS) || $(NONE_SELECTED)
-	$(PYTHON_RUN) -m pytest -q $(SERIAL_TESTS) $(ARGS) || $(NONE_SELECTED)
+	$(PYTHON_RUN) -m pytest -q -n $(JOBS) --dist worksteal $(LIGHT_IGNORES) tests $(ARGS) || $(NONE_SELECTED)
+	$(PYTHON_RUN) -m pytest -q -n $(JOBS) --dist loadfile $(HEAVY_TESTS) $(ARGS) || $(NONE_SELECTED)
 
 check: $(STAMP) ## Lint, types, import directions, contract, stubs, dashboards and chart
 	$(BIN)/ruff check .

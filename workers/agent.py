@@ -14,12 +14,14 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import signal
 import sys
 import time
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
@@ -354,6 +356,7 @@ async def serve(config: AgentConfig, stop_jobs_on_exit: bool, open_gateway: Open
     spool = SqliteSpool(config.state_dir / "spool.db")
     try:
         loop = asyncio.get_running_loop()
+        loop.set_default_executor(_Impatient())
 
         def take_signals() -> None:
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -371,6 +374,15 @@ async def serve(config: AgentConfig, stop_jobs_on_exit: bool, open_gateway: Open
         await agent.run()
     finally:
         spool.close()
+
+
+class _Impatient(ThreadPoolExecutor):
+    """Does not wait for its threads: a call of Ray whose cluster is gone may last for minutes."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more work."""
+        del wait, cancel_futures
+        super().shutdown(wait=False, cancel_futures=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -399,4 +411,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    logging.shutdown()
+    sys.stderr.flush()
+    # All is closed. Python would wait for the threads that were given up.
+    os._exit(status)

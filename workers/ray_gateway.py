@@ -44,6 +44,8 @@ ACCELERATOR_LABEL = "ray.io/accelerator-type"
 CPU_LABEL = "suanli.io/cpu-milli"
 MEMORY_LABEL = "suanli.io/memory-mib"
 _POLL_S = 10.0
+_FAREWELL_S = 10.0
+"""How long Ray may take to disconnect: for ever, when its cluster is gone."""
 _TRIAL_S = 120.0
 _OLD_EXECUTOR = "its executor is of an earlier release"
 _MAX_WAITING = 1000
@@ -119,7 +121,9 @@ class RayGateway:
             if task is not None:
                 task.cancel()
         await asyncio.gather(*(task for task in tasks if task is not None), return_exceptions=True)
-        await asyncio.to_thread(self._ray.shutdown)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FAREWELL_S):
+                await asyncio.to_thread(self._ray.shutdown)
 
     async def next_event(self) -> GatewayEvent:
         """Wait for the next event of any node. Those of one node come in order."""

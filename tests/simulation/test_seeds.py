@@ -10,7 +10,7 @@ from tests.simulation.faults import NO_FAULTS, Faults
 from tests.simulation.world import World
 
 BUSY_MS = 90_000
-SEEDS = int(os.environ.get("SUANLI_SIM_SEEDS", "50"))
+SEEDS = int(os.environ.get("SUANLI_SIM_SEEDS", "30"))
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
