@@ -10,7 +10,7 @@ import pytest
 from tests.support.platform import running_platform
 from workers.agent_ray import RayTokens
 
-PAGE = Path(__file__).parents[3] / "docs" / "howto" / "ray-jobs.md"
+PAGE = Path(__file__).parents[2] / "docs" / "howto" / "ray-jobs.md"
 
 
 def test_the_example_runs_as_written_and_leaves_no_token(
