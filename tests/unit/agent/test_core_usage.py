@@ -7,8 +7,7 @@ import pickle
 import pytest
 
 from protos.suanli.v1 import regions_pb2 as pb
-from tests.unit.agent.harness import NODES, WALL, Rig, exited, launch, node_up, started
-from workers.core_types import PortAllocated
+from tests.unit.agent.harness import WALL, Rig, exited, launch, node_up, started
 from workers.core_usage import MAX_ATTEMPTS_PER_MESSAGE, Used, usage_reports, used_of
 from workers.executor import types as ex
 
@@ -17,13 +16,10 @@ SUCCEEDED, NODE_LOST = 1, 6
 
 
 @pytest.fixture
-def gang(rig: Rig) -> Rig:
-    rig.say(launch=launch(nodes=NODES))
-    rig.feed(PortAllocated("j1", 1, 29500))
-    for rank, node_id in enumerate(NODES):
-        rig.executor(node_id, started(rank=rank))
-    rig.effects.clear()
-    return rig
+def gang(gang: Rig) -> Rig:
+    """The gang of three, with its start behind it."""
+    gang.effects.clear()
+    return gang
 
 
 def used(rig: Rig, node_id: str, cpu_ms: int, *more: int, job: str = "j1", rank: int = 0) -> None:
